@@ -1,0 +1,158 @@
+package config
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+const deploy = "../../../deploy/config"
+
+func TestExampleLoads(t *testing.T) {
+	c, err := Load(filepath.Join(deploy, "bailiwick.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Node.String() != "spiffe://east.example.org/node/ship-7" || c.Control.Socket != "/var/lib/bailiwick/run/control.sock" {
+		t.Errorf("%+v", c)
+	}
+	entries, err := LoadEntries(filepath.Join(deploy, "entries.yaml"), c.Node.TrustDomain())
+	if err != nil || len(entries) != 2 {
+		t.Errorf("%d entries, %v", len(entries), err)
+	}
+}
+
+// TestExampleRolesLoad takes the comment signs off the roles of the example.
+func TestExampleRolesLoad(t *testing.T) {
+	b, err := os.ReadFile(filepath.Join(deploy, "bailiwick.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	head, roles, ok := strings.Cut(string(b), "# A node that also signs")
+	if !ok {
+		t.Fatal("the example lost its roles")
+	}
+	var text strings.Builder
+	text.WriteString(head)
+	for _, line := range strings.Split(roles, "\n")[1:] {
+		if !strings.HasPrefix(line, "# A node") {
+			text.WriteString(strings.TrimPrefix(line, "# ") + "\n")
+		}
+	}
+	c, err := Parse([]byte(text.String()), "/etc/bailiwick/bailiwick.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Issuer == nil || c.Issuer.Lifetime != time.Hour || c.Authority == nil || len(c.Authority.Services) != 1 {
+		t.Errorf("%+v %+v", c.Issuer, c.Authority)
+	}
+}
+
+const minimal = `node: spiffe://east.dev.example/node/n1
+state: state
+trust: {global_keys: [g.pem], records: [east.trust]}
+enrol: {issuers: ["127.0.0.1:1"]}
+mesh: {listen: "127.0.0.1:2"}
+policy: {global: g.policy, region: r.policy}
+`
+
+func TestMinimalHasDefaults(t *testing.T) {
+	c, err := Parse([]byte(minimal), "/x/node.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.State != "/x/state" || c.TPM.Mode != "auto" || c.Mesh.Advertise != c.Mesh.Listen || c.Trust.Threshold != 1 || c.Log.Level != "info" {
+		t.Errorf("%+v", c)
+	}
+}
+
+func TestMistakes(t *testing.T) {
+	tests := []struct {
+		name, edit, with string
+		line             int
+		want             string
+	}{
+		{"unknown key", "state: state", "stat: state", 2, `stat: found "stat": no such key; did you mean "state"?`},
+		{"unknown nested key", "issuers:", "isuers:", 4, `enrol.isuers: found "isuers": no such key; did you mean "issuers"?`},
+		{"missing", "state: state\n", "", 0, "state: required: a folder"},
+		{"repeated", "state: state", "state: state\nstate: other", 3, "state"},
+		{"bad ID", "node/n1", "nod/n1", 1, "node: found"},
+		{"not an address", `"127.0.0.1:2"`, `localhost`, 5, "mesh.listen: found"},
+		{"mapping for a list", "[g.pem]", "{a: b}", 3, "trust.global_keys"},
+		{"list for text", "state: state", "state: [a]", 2, "state: a path, not a list"},
+		{"number", "records: [east.trust]}", "records: [east.trust], threshold: many}", 3, `trust.threshold: found "many"`},
+		{"range", "records: [east.trust]}", "records: [east.trust], threshold: 3}", 3, `trust.threshold: found "3": 1 to 1`},
+		{"enum", "state: state", "state: state\ntpm: {mode: maybe}", 3, "want one of auto, required, off"},
+		{"token", "state: state", "state: state\ntpm: {mode: \"off\"}", 0, "enrol.token_file: required"},
+		{"duration", "state: state", "state: state\nissuer: {listen: \"127.0.0.1:3\", keys: k, lifetime: 5}", 3, "issuer.lifetime"},
+		{"alias", "state: state", "state: &a state", 2, "anchors"},
+		{"not a loopback", "state: state", "state: state\nlisteners: [{listen: \"10.0.0.1:3\", service: web.east.mesh}]", 3, "listeners[0].listen"},
+		{"service name", "state: state", "state: state\nlisteners: [{listen: \"127.0.0.1:3\", service: web}]", 3, "<service>.<region>.mesh"},
+		{"dev", "node: spiffe://east.dev.example/node/n1", "dev: true\nnode: spiffe://east.example.org/node/n1", 1, "dev"},
+		{"bool", "state: state", "state: state\ndev: perhaps", 3, "true or false"},
+		{"syntax", "state: state", "state: [", 0, "YAML"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			text := strings.Replace(minimal, tt.edit, tt.with, 1)
+			_, err := Parse([]byte(text), "/x/node.yaml")
+			var m *Mistakes
+			if !errors.As(err, &m) || !errors.Is(err, ErrMistakes) {
+				t.Fatalf("got %v, want mistakes", err)
+			}
+			if !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got:\n%v\nwant in it: %s", err, tt.want)
+			}
+			if tt.line > 0 && m.List[0].Line != tt.line && m.List[len(m.List)-1].Line != tt.line {
+				t.Errorf("got:\n%v\nwant line %d", err, tt.line)
+			}
+		})
+	}
+}
+
+func TestAllMistakesAtOnce(t *testing.T) {
+	_, err := Parse([]byte("nod: x\nmesh: {listen: nowhere}\nlog: {level: loud}\n"), "f")
+	for _, want := range []string{"f:1: nod", "f:2: mesh.listen", "f:3: log.level", "state: required", "policy.global"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("missing %q in:\n%v", want, err)
+		}
+	}
+}
+
+func TestEntryMistakes(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "entries.yaml")
+	text := `entries:
+  - id: spiffe://west.dev.example/workload/a
+    node: spiffe://east.dev.example/node/n1
+    selectors: [uid]
+  - id: spiffe://east.dev.example/node/n1
+    class: king
+`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := LoadEntries(path, spiffeid.RequireTrustDomainFromString("east.dev.example"))
+	for _, want := range []string{":2: entries[0].id", ":4: entries[0].selectors[0]", ":5: entries[1]: exactly one of", ":6: entries[1].class"} {
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("missing %q in:\n%v", want, err)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add(minimal)
+	f.Add("node: [")
+	f.Add("a: &a [*a]")
+	f.Add("mesh: {join: [1, {}, ~]}")
+	f.Fuzz(func(t *testing.T, in string) {
+		_, err := Parse([]byte(in), "f")
+		if err != nil && !errors.Is(err, ErrMistakes) {
+			t.Errorf("%v", err)
+		}
+	})
+}

@@ -1,0 +1,248 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"time"
+
+	"github.com/bailiwick-mesh/bailiwick/identity"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// DevSuffix ends the trust domains in which dev features may be switched on.
+const DevSuffix = ".dev.example"
+
+// maxSocketPath is Linux's bound on a unix socket's path (sun_path), less the
+// final zero byte.
+const maxSocketPath = 107
+
+var label = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+// Load reads, checks and completes one node's file. The error is a *Mistakes
+// with everything wrong in it, or that of reading the file.
+func Load(path string) (Config, error) {
+	b, abs, err := read(path)
+	if err != nil {
+		return Config{}, err
+	}
+	return Parse(b, abs)
+}
+
+// Parse is Load for bytes; path names the file in mistakes and is where
+// relative paths begin.
+func Parse(b []byte, path string) (Config, error) {
+	var c Config
+	d := decode(b, filepath.Dir(path), &c)
+	if len(d.found) == 0 || len(d.lines) > 0 {
+		c.check(d)
+	}
+	if len(d.found) > 0 {
+		return Config{}, d.mistakes(path)
+	}
+	return c, nil
+}
+
+// LoadEntries reads one file of registration entries.
+func LoadEntries(path string, td spiffeid.TrustDomain) ([]Entry, error) {
+	b, abs, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	var file struct {
+		Entries []Entry `yaml:"entries"`
+	}
+	d := decode(b, filepath.Dir(abs), &file)
+	for i, e := range file.Entries {
+		e.check(d, fmt.Sprintf("entries[%d]", i), td)
+	}
+	if len(d.found) > 0 {
+		return nil, d.mistakes(abs)
+	}
+	return file.Entries, nil
+}
+
+func read(path string) (b []byte, abs string, err error) {
+	if abs, err = filepath.Abs(path); err != nil {
+		return nil, "", err
+	}
+	b, err = os.ReadFile(abs)
+	return b, abs, err
+}
+
+// check completes defaults and adds what is wrong between and within fields.
+func (c *Config) check(d *decoder) {
+	if c.Node.IsZero() {
+		d.required("node", "spiffe://<trust domain>/node/<name>")
+	} else if _, err := identity.ParseNode(c.Node); err != nil {
+		d.miss("node", c.Node.String(), "spiffe://<trust domain>/node/<name> or spiffe://<trust domain>/zone/<zone>/node/<name>")
+	}
+	if c.State == "" {
+		d.required("state", "a folder")
+	}
+	if c.Dev && !strings.HasSuffix(c.Node.TrustDomain().Name(), DevSuffix) {
+		d.miss("dev", "true", "false, or a trust domain that ends in "+DevSuffix)
+	}
+	c.checkTPM(d)
+	if len(c.Trust.GlobalKeys) == 0 {
+		d.required("trust.global_keys", "PEM files of the global authority's public keys")
+	}
+	if len(c.Trust.Records) == 0 {
+		d.required("trust.records", "signed trust records, the own region's among them")
+	}
+	c.Trust.Threshold = orDefault(c.Trust.Threshold, 1)
+	if c.Trust.Threshold < 1 || c.Trust.Threshold > max(len(c.Trust.GlobalKeys), 1) {
+		d.miss("trust.threshold", fmt.Sprint(c.Trust.Threshold), fmt.Sprintf("1 to %d, the number of global keys", len(c.Trust.GlobalKeys)))
+	}
+	if len(c.Enrol.Issuers) == 0 {
+		d.required("enrol.issuers", "host:port of the region's issuers")
+	}
+	for i, a := range c.Enrol.Issuers {
+		if _, port, err := net.SplitHostPort(a); err != nil || port == "" {
+			d.miss(fmt.Sprintf("enrol.issuers[%d]", i), a, "host:port")
+		}
+	}
+	if !c.Mesh.Listen.IsValid() {
+		d.required("mesh.listen", "address:port, for UDP")
+	}
+	if !c.Mesh.Advertise.IsValid() {
+		c.Mesh.Advertise = c.Mesh.Listen
+	}
+	if c.Mesh.Advertise.IsValid() && c.Mesh.Advertise.Addr().IsUnspecified() {
+		d.miss("mesh.advertise", c.Mesh.Advertise.String(), "an address peers can reach, since mesh.listen takes any")
+	}
+	if c.Policy.Global == "" {
+		d.required("policy.global", "the global authority's signed policy")
+	}
+	if c.Policy.Region == "" {
+		d.required("policy.region", "the region's signed policy")
+	}
+	c.checkRoles(d)
+	c.checkServices(d)
+	run := filepath.Join(string(c.State), "run")
+	c.WorkloadAPI.Socket = orDefault(c.WorkloadAPI.Socket, Path(filepath.Join(run, "workload.sock")))
+	c.Control.Socket = orDefault(c.Control.Socket, Path(filepath.Join(run, "control.sock")))
+	d.socket("workload_api.socket", c.WorkloadAPI.Socket)
+	d.socket("control.socket", c.Control.Socket)
+	c.Log.Level = orDefault(c.Log.Level, "info")
+	c.Log.Format = orDefault(c.Log.Format, "text")
+}
+
+func (c *Config) checkTPM(d *decoder) {
+	c.TPM.Mode = orDefault(c.TPM.Mode, "auto")
+	c.TPM.Device = orDefault(c.TPM.Device, "/dev/tpmrm0")
+	c.TPM.BootLog = orDefault(c.TPM.BootLog, "/sys/kernel/security/tpm0/binary_bios_measurements")
+	if !strings.HasPrefix(c.TPM.Device, "/") && !strings.HasPrefix(c.TPM.Device, "unix:") && !strings.HasPrefix(c.TPM.Device, "tcp:") {
+		d.miss("tpm.device", c.TPM.Device, "/dev/tpmrm0, unix:/path or tcp:host:port")
+	}
+	if c.TPM.Mode == "off" && c.Enrol.TokenFile == "" {
+		d.required("enrol.token_file", "a join token, since tpm.mode is off")
+	}
+}
+
+func (c *Config) checkRoles(d *decoder) {
+	if i := c.Issuer; i != nil {
+		if !i.Listen.IsValid() {
+			d.required("issuer.listen", "address:port, for TCP")
+		}
+		if i.Keys == "" {
+			d.required("issuer.keys", "the folder of the signing keys")
+		}
+		i.Lifetime = orDefault(i.Lifetime, time.Hour)
+		if i.Lifetime < time.Minute || i.Lifetime > 7*24*time.Hour {
+			d.miss("issuer.lifetime", i.Lifetime.String(), "1m to 168h")
+		}
+	}
+	if a := c.Authority; a != nil {
+		if a.Keys == "" {
+			d.required("authority.keys", "the folder of the authority's key")
+		}
+		a.Lease = orDefault(a.Lease, 24*time.Hour)
+		a.Degraded = orDefault(a.Degraded, "deny-new")
+		for i, s := range a.Services {
+			field := fmt.Sprintf("authority.services[%d]", i)
+			d.label(field+".name", s.Name)
+			if len(s.Workloads) == 0 {
+				d.required(field+".workloads", "the SPIFFE IDs that may answer")
+			}
+		}
+	}
+}
+
+func (c *Config) checkServices(d *decoder) {
+	for i, s := range c.Services {
+		field := fmt.Sprintf("services[%d]", i)
+		d.label(field+".name", s.Name)
+		if s.Workload.IsZero() {
+			d.required(field+".workload", "the SPIFFE ID of the process that serves")
+		} else if s.Workload.TrustDomain() != c.Node.TrustDomain() {
+			d.miss(field+".workload", s.Workload.String(), "an ID of this node's trust domain")
+		}
+		if !s.Target.IsValid() || !s.Target.Addr().IsLoopback() {
+			d.miss(field+".target", s.Target.String(), "a loopback address:port")
+		}
+	}
+	for i, l := range c.Listeners {
+		field := fmt.Sprintf("listeners[%d]", i)
+		if !l.Listen.IsValid() || !l.Listen.Addr().IsLoopback() {
+			d.miss(field+".listen", l.Listen.String(), "a loopback address:port: only local processes can be attributed")
+		}
+		parts := strings.Split(l.Service, ".")
+		if len(parts) != 3 || parts[2] != "mesh" || !label.MatchString(parts[0]) || !label.MatchString(parts[1]) {
+			d.miss(field+".service", l.Service, "<service>.<region>.mesh")
+		}
+	}
+}
+
+func (e Entry) check(d *decoder, field string, td spiffeid.TrustDomain) {
+	if e.ID.IsZero() {
+		d.required(field+".id", "the SPIFFE ID this entry gives")
+	} else if e.ID.TrustDomain() != td {
+		d.miss(field+".id", e.ID.String(), "an ID of trust domain "+td.Name())
+	}
+	parents := 0
+	for _, set := range []bool{!e.EK.IsZero(), !e.Token.IsZero(), !e.Node.IsZero()} {
+		if set {
+			parents++
+		}
+	}
+	if parents != 1 {
+		d.miss(field, "", "exactly one of ek, token and node")
+	}
+	if !e.Node.IsZero() && len(e.Selectors) == 0 {
+		d.required(field+".selectors", "at least one selector, like unix:uid:1000")
+	}
+	for i, s := range e.Selectors {
+		if kind, value, ok := strings.Cut(s, ":"); !ok || kind == "" || value == "" {
+			d.miss(fmt.Sprintf("%s.selectors[%d]", field, i), s, "type:value, like unix:uid:1000")
+		}
+	}
+	if _, err := oneOf([]byte(orDefault(e.Class, "node")), "node", "gateway", "probation", "unattested"); err != nil {
+		d.miss(field+".class", e.Class, err.Error())
+	}
+}
+
+func (d *decoder) required(field, want string) { d.miss(field, "", "required: "+want) }
+
+func (d *decoder) socket(field string, p Path) {
+	if len(p) > maxSocketPath {
+		d.miss(field, string(p), fmt.Sprintf("a path of at most %d bytes: Linux allows no longer for a socket", maxSocketPath))
+	}
+}
+
+func (d *decoder) label(field, s string) {
+	if !label.MatchString(s) {
+		d.miss(field, s, "a DNS label: a-z, 0-9 and -, at most 63")
+	}
+}
+
+func orDefault[T comparable](v, byDefault T) T {
+	var zero T
+	if v == zero {
+		return byDefault
+	}
+	return v
+}
