@@ -1,0 +1,136 @@
+package quarantine
+
+import (
+	"slices"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// capWindow is the span in which a cap counts.
+const capWindow = 10 * time.Minute
+
+// Roster is what the caps are measured against.
+type Roster struct {
+	Attested   int // nodes with a TPM in the signed roster
+	Unattested int // nodes without; they have a cap of their own
+
+	// IsAttested says which kind an identity is. Nil: all are attested.
+	IsAttested func(spiffeid.ID) bool
+}
+
+// Effects is what to do about an identity now. Release and revocation apart, it
+// only ever grows with the facts.
+type Effects struct {
+	FreezeFeed  bool // take no further records of its feed; its last good state stays readable as suspect
+	RefuseRelay bool // accept nothing it relays, relay nothing to it but standing
+	RefuseIssue bool // issue and renew no credential
+	CutSessions bool // close its connections and the tunnels of its workloads
+	Capped      bool // CutSessions is due, but the cap is reached: keep sessions and ask the authority
+
+	MinEpoch uint64 // records of its feed below this epoch stay frozen; 0: none
+}
+
+// Effects says what to do about an identity. Freezing is immediate. Cutting is
+// granted in the order in which this node learned of the cases, at most
+// max(1, 10 %) of the roster per 10 minutes without a proof and max(1, 25 %)
+// with; a revocation is the authority's word and has no cap. The same set, time
+// and roster give the same answer, whoever asked before.
+func (s *Set) Effects(id spiffeid.ID, now time.Time, roster Roster) Effects {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	st := s.standing(id, now)
+	e := Effects{MinEpoch: st.MinEpoch}
+	switch st.Standing {
+	case OK, Watch, Released:
+		return e
+	case Held:
+		e.RefuseRelay = true
+	default:
+		e.FreezeFeed, e.RefuseRelay, e.RefuseIssue = true, true, true
+	}
+	e.CutSessions = st.Standing == Revoked || !s.grant(id, now, roster, st.Standing).After(now)
+	e.Capped = !e.CutSessions
+	return e
+}
+
+// Deadline returns the next time after now at which time alone changes a
+// standing or an effect. ok is false when none does.
+func (s *Set) Deadline(now time.Time, roster Roster) (next time.Time, ok bool) {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	offer := func(t time.Time) {
+		if t.After(now) && (!ok || t.Before(next)) {
+			next, ok = t, true
+		}
+	}
+	for _, id := range s.known() {
+		st := s.standing(id, now)
+		if !st.Until.IsZero() {
+			offer(st.Until)
+		}
+		if st.Standing == Held || st.Standing == Quarantined {
+			offer(s.grant(id, now, roster, st.Standing))
+		}
+	}
+	return next, ok
+}
+
+// candidate is one case that competes for being cut.
+type candidate struct {
+	id    spiffeid.ID
+	since time.Time
+}
+
+// grant returns when the sessions of id may be cut. The n-th case in order of
+// time waits until the window of the case that is a whole cap before it is over.
+func (s *Set) grant(id spiffeid.ID, now time.Time, roster Roster, standing Standing) time.Time {
+	kind := roster.attested(id)
+	var all []candidate
+	if standing == Quarantined {
+		for other, c := range s.facts {
+			if st := c.status(now); st.Standing == Quarantined && roster.attested(other) == kind {
+				all = append(all, candidate{other, st.Since})
+			}
+		}
+	} else {
+		for other, l := range s.local { // holds that ended count until the window is over
+			if l.holds > 0 && now.Sub(l.held) < capWindow && roster.attested(other) == kind {
+				all = append(all, candidate{other, l.held})
+			}
+		}
+	}
+	slices.SortFunc(all, func(a, b candidate) int {
+		if d := a.since.Compare(b.since); d != 0 {
+			return d
+		}
+		return compareID(a.id, b.id)
+	})
+	limit := roster.limit(kind, standing == Quarantined)
+	at := make([]time.Time, len(all))
+	for i, c := range all {
+		at[i] = c.since
+		if i >= limit {
+			if free := at[i-limit].Add(capWindow); free.After(at[i]) {
+				at[i] = free
+			}
+		}
+		if c.id == id {
+			return at[i]
+		}
+	}
+	return now.Add(capWindow) // not a candidate: nothing to cut
+}
+
+func (r Roster) attested(id spiffeid.ID) bool { return r.IsAttested == nil || r.IsAttested(id) }
+
+func (r Roster) limit(attested, proof bool) int {
+	n := r.Unattested
+	if attested {
+		n = r.Attested
+	}
+	if proof {
+		return max(1, n/4)
+	}
+	return max(1, n/10)
+}
