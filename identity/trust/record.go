@@ -1,0 +1,279 @@
+// Package trust holds trust records: what each region's identities and records
+// are verified with, admitted by the global authority.
+//
+// # Record
+//
+// A trust record binds a region's label to its trust domain and roots. It is
+// deterministic CBOR:
+//
+//	{1: region label text, 2: trust domain text,
+//	 3: [1*8 X.509 root DER bstr], 4: [1*4 record root DER bstr],
+//	 5: authority key bstr, 6: policy key bstr (PKIX, P-256),
+//	 7: version uint (from 1), 8: not before int, 9: not after int (Unix seconds)}
+//
+// signed as a statement of type "trust/1" in the record's own trust domain, once
+// by each of at least k of the n global keys. On the wire and on disk it is a
+// deterministic CBOR array of those statements, all with the same payload bytes.
+//
+// # Set
+//
+// A [Set] holds the newest record of each region. What always holds: versions
+// only grow; one version has one content; a label belongs to one trust domain
+// for ever, and a trust domain to one label. After its not_after a record
+// verifies nothing, although it stays in the set to be shown.
+//
+// A Set is an x509bundle.Source for package identity. It keeps nothing on disk
+// and fetches nothing: Export is what to store, Restore what to feed it to.
+package trust
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"time"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// MaxSize is the largest trust record, with all its signatures, in bytes.
+const MaxSize = 256 << 10
+
+const (
+	maxRoots, maxRecordRoots = 8, 4
+	maxSignatures            = 16
+)
+
+var recordType = statement.Type{Name: "trust", Version: 1}
+
+var labels = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$`)
+
+var (
+	// ErrMalformed means the bytes are no trust record, or a field is wrong.
+	ErrMalformed = errors.New("malformed trust record")
+	// ErrUnsigned means fewer global keys than required signed the record.
+	ErrUnsigned = errors.New("trust record is not signed by enough global keys: sign it with more of them, or check the global keys configured here")
+	// ErrExpired means the record is outside its validity.
+	ErrExpired = errors.New("trust record is outside its validity: import a newer one, and check the clock")
+)
+
+// Record is what one region is verified with. Keys and certificates must not be
+// changed once it is in use.
+type Record struct {
+	Region              string // label, such as "east": a-z, 0-9 and inner hyphens, up to 32
+	TrustDomain         spiffeid.TrustDomain
+	X509Roots           []*x509.Certificate // 1 to 8, verify SVIDs
+	RecordRoots         []*x509.Certificate // 1 to 4, verify epoch and authority certificates
+	AuthorityKey        *ecdsa.PublicKey    // signs the region's authority objects
+	PolicyKey           *ecdsa.PublicKey    // signs the region's policy
+	Version             uint64              // from 1, only grows
+	NotBefore, NotAfter time.Time           // whole seconds
+}
+
+type wire struct {
+	Region       string   `cbor:"1,keyasint"`
+	TrustDomain  string   `cbor:"2,keyasint"`
+	X509Roots    [][]byte `cbor:"3,keyasint"`
+	RecordRoots  [][]byte `cbor:"4,keyasint"`
+	AuthorityKey []byte   `cbor:"5,keyasint"`
+	PolicyKey    []byte   `cbor:"6,keyasint"`
+	Version      uint64   `cbor:"7,keyasint"`
+	NotBefore    int64    `cbor:"8,keyasint"`
+	NotAfter     int64    `cbor:"9,keyasint"`
+}
+
+// Sign returns r with one signature, by one global key. Put those of several
+// keys together with Join. It refuses, with ErrMalformed, what Verify would.
+func Sign(r Record, key crypto.Signer) ([]byte, error) {
+	w := wire{Region: r.Region, TrustDomain: r.TrustDomain.Name(), Version: r.Version, NotBefore: r.NotBefore.Unix(), NotAfter: r.NotAfter.Unix()}
+	for _, c := range r.X509Roots {
+		w.X509Roots = append(w.X509Roots, c.Raw)
+	}
+	for _, c := range r.RecordRoots {
+		w.RecordRoots = append(w.RecordRoots, c.Raw)
+	}
+	for _, k := range []struct {
+		pub *ecdsa.PublicKey
+		out *[]byte
+	}{{r.AuthorityKey, &w.AuthorityKey}, {r.PolicyKey, &w.PolicyKey}} {
+		if k.pub == nil {
+			return nil, fmt.Errorf("%w: a key is missing", ErrMalformed)
+		}
+		der, err := x509.MarshalPKIXPublicKey(k.pub)
+		if err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+		*k.out = der
+	}
+	payload, err := statement.Marshal(w)
+	if err != nil {
+		return nil, err
+	}
+	if _, err := read(payload); err != nil {
+		return nil, err
+	}
+	s, err := statement.Sign(key, recordType, w.TrustDomain, payload)
+	if err != nil {
+		return nil, err
+	}
+	return statement.Marshal([][]byte{s})
+}
+
+// Join puts the signatures of one record, made by Sign, together.
+func Join(signed ...[]byte) ([]byte, error) {
+	var all [][]byte
+	for _, b := range signed {
+		_, statements, err := split(b)
+		if err != nil {
+			return nil, err
+		}
+		for _, s := range statements {
+			if !slices.ContainsFunc(all, func(have []byte) bool { return bytes.Equal(have, s.Bytes()) }) {
+				all = append(all, s.Bytes())
+			}
+		}
+	}
+	b, err := statement.Marshal(all)
+	if err != nil {
+		return nil, err
+	}
+	_, _, err = split(b) // refuses different payloads, and none
+	return b, err
+}
+
+// Verify reads b and checks that at least threshold different keys of global
+// signed it, and that it is valid at now. Errors match ErrMalformed,
+// ErrUnsigned or ErrExpired. No threshold, no keys: nothing verifies.
+func Verify(b []byte, global []*ecdsa.PublicKey, threshold int, now time.Time) (Record, error) {
+	r, err := verify(b, global, threshold)
+	if err != nil {
+		return Record{}, err
+	}
+	if !r.ValidAt(now) {
+		return Record{}, fmt.Errorf("%w: region %s version %d, valid %s to %s", ErrExpired, r.Region, r.Version,
+			r.NotBefore.UTC().Format(time.RFC3339), r.NotAfter.UTC().Format(time.RFC3339))
+	}
+	return r, nil
+}
+
+// ValidAt reports whether now is within the record's validity.
+func (r Record) ValidAt(now time.Time) bool {
+	return r.Version != 0 && !now.Before(r.NotBefore) && now.Before(r.NotAfter)
+}
+
+func verify(b []byte, global []*ecdsa.PublicKey, threshold int) (Record, error) {
+	payload, statements, err := split(b)
+	if err != nil {
+		return Record{}, err
+	}
+	r, err := read(payload)
+	if err != nil {
+		return Record{}, err
+	}
+	var signed []*ecdsa.PublicKey
+	for _, key := range global {
+		if key == nil || slices.ContainsFunc(signed, func(k *ecdsa.PublicKey) bool { return k.Equal(key) }) {
+			continue
+		}
+		if slices.ContainsFunc(statements, func(s statement.Envelope) bool {
+			return s.Verify(key, recordType, r.TrustDomain.Name()) == nil
+		}) {
+			signed = append(signed, key)
+		}
+	}
+	if threshold < 1 || len(signed) < threshold {
+		return Record{}, fmt.Errorf("%w: region %s: %d of the %d required", ErrUnsigned, r.Region, len(signed), threshold)
+	}
+	return r, nil
+}
+
+// split takes a record's statements apart; all have the payload it returns.
+func split(b []byte) ([]byte, []statement.Envelope, error) {
+	if len(b) > MaxSize {
+		return nil, nil, fmt.Errorf("%w: %d bytes, at most %d", ErrMalformed, len(b), MaxSize)
+	}
+	var raw [][]byte
+	if err := statement.Unmarshal(b, &raw); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrMalformed, err)
+	}
+	if len(raw) == 0 || len(raw) > maxSignatures {
+		return nil, nil, fmt.Errorf("%w: %d signatures, want 1 to %d", ErrMalformed, len(raw), maxSignatures)
+	}
+	all := make([]statement.Envelope, len(raw))
+	for i, s := range raw {
+		e, err := statement.Parse(s)
+		if err != nil {
+			return nil, nil, fmt.Errorf("%w: signature %d: %w", ErrMalformed, i, err)
+		}
+		if all[i] = e; !bytes.Equal(e.Payload(), all[0].Payload()) {
+			return nil, nil, fmt.Errorf("%w: signature %d is over another record", ErrMalformed, i)
+		}
+	}
+	return all[0].Payload(), all, nil
+}
+
+func read(payload []byte) (Record, error) {
+	bad := func(format string, args ...any) (Record, error) {
+		return Record{}, fmt.Errorf("%w: %w", ErrMalformed, fmt.Errorf(format, args...))
+	}
+	var w wire
+	if err := statement.Unmarshal(payload, &w); err != nil {
+		return bad("%w", err)
+	}
+	td, err := spiffeid.TrustDomainFromString(w.TrustDomain)
+	switch {
+	case err != nil || td.Name() != w.TrustDomain:
+		return bad("trust domain %q: write it in lower case, without spiffe://", w.TrustDomain)
+	case !labels.MatchString(w.Region):
+		return bad("region label %q: want a-z, 0-9 and inner hyphens, up to 32", w.Region)
+	case w.Version == 0:
+		return bad("version 0: versions start at 1")
+	case w.NotBefore >= w.NotAfter:
+		return bad("not_after is not after not_before")
+	case len(w.X509Roots) == 0 || len(w.X509Roots) > maxRoots:
+		return bad("%d X.509 roots, want 1 to %d", len(w.X509Roots), maxRoots)
+	case len(w.RecordRoots) == 0 || len(w.RecordRoots) > maxRecordRoots:
+		return bad("%d record roots, want 1 to %d", len(w.RecordRoots), maxRecordRoots)
+	}
+	r := Record{Region: w.Region, TrustDomain: td, Version: w.Version, NotBefore: time.Unix(w.NotBefore, 0), NotAfter: time.Unix(w.NotAfter, 0)}
+	for i, der := range w.X509Roots {
+		c, err := x509.ParseCertificate(der)
+		if err != nil || !c.IsCA {
+			return bad("X.509 root %d is not a CA certificate", i)
+		}
+		r.X509Roots = append(r.X509Roots, c)
+	}
+	for i, der := range w.RecordRoots {
+		c, err := x509.ParseCertificate(der)
+		if err != nil || !epoch.IsRoot(c, td) {
+			return bad("record root %d is not a record root of %s", i, td)
+		}
+		r.RecordRoots = append(r.RecordRoots, c)
+	}
+	if r.AuthorityKey, err = publicKey(w.AuthorityKey); err != nil {
+		return bad("authority key: %w", err)
+	}
+	if r.PolicyKey, err = publicKey(w.PolicyKey); err != nil {
+		return bad("policy key: %w", err)
+	}
+	return r, nil
+}
+
+func publicKey(der []byte) (*ecdsa.PublicKey, error) {
+	key, err := x509.ParsePKIXPublicKey(der)
+	if err != nil {
+		return nil, err
+	}
+	pub, ok := key.(*ecdsa.PublicKey)
+	if !ok || pub.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("want P-256, not %T", key)
+	}
+	return pub, nil
+}
