@@ -1,0 +1,33 @@
+// Package authority is who may decide what in a region: the objects an
+// authority signs, the book in which every node keeps the newest of them, and
+// the role of the single node that signs them.
+//
+// An object is a signed statement, of a statement type per kind:
+//
+//	authority   {level, region, master, autonomy, sync, lease}: the authority record
+//	service     service name -> SPIFFE IDs that may answer to it
+//	release     answer to findings; package quarantine says what it means
+//	revocation  end of an identity
+//
+// Its payload carries, beside the body: kind, level, name, version, HLC, origin
+// and the digest of the object it replaces (its parent). The slot of an object
+// is (level, kind, name). In a slot versions only grow; a jump of more than 1000
+// is refused unless the object names the current one as its parent. Two objects
+// of one slot and version are a conflict: the later by (HLC, origin, digest)
+// wins, and the loser is kept and shown, with both signatures. Between levels
+// the higher wins: global, regional, local, autonomous. The order is total and
+// is Compare, so every node with the same statements holds the same book.
+//
+// What always holds:
+//   - A region's authority speaks only of its own trust domain: masters, service
+//     identities and accused of another one are refused, whoever signed.
+//   - The book takes nothing in that does not verify under a key of its level.
+//   - An epoch number is given out once, above everything given out before for
+//     that node, and is durable before it is returned. The same node asking
+//     again with the same feed key gets the same numbers.
+//   - Publishing and its trail leaf commit together.
+//   - The signing key prints itself in no log line.
+//
+// The book, the lease and the order are pure. Package authority does not carry
+// statements between nodes, and one node is the whole quorum.
+package authority

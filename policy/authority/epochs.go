@@ -1,0 +1,180 @@
+package authority
+
+import (
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+)
+
+// Limits classes an epoch may be given with.
+const (
+	ClassNode       = "node"
+	ClassGateway    = "gateway"
+	ClassProbation  = "probation"
+	ClassUnattested = "unattested"
+)
+
+var (
+	// ErrEpochRequest means a request for epochs is out of bounds.
+	ErrEpochRequest = errors.New("epoch request is out of bounds")
+
+	// ErrEpochState means what is stored about epochs cannot be read. No epoch is
+	// given out until the store is put right: a guess could give one out twice.
+	ErrEpochState = errors.New("stored epoch state is damaged")
+)
+
+// maxFloorJump bounds how far a node's own counter may push its numbers at once,
+// so that no node can spend all of them.
+const maxFloorJump = 1 << 32
+
+// EpochRequest asks for the epochs of one feed key.
+type EpochRequest struct {
+	Node     spiffeid.ID
+	FeedKey  []byte // PKIX DER of the P-256 feed key
+	Class    string // ClassNode or ClassGateway, from the enrolment entry; empty: ClassNode
+	Attested bool   // by a TPM; if not, the class is ClassUnattested
+	Floor    uint64 // numbers must be above this: the node's TPM epoch counter, or heads peers saw
+	Used     uint64 // highest epoch this key wrote in; 0: none. At or past the spare: new numbers
+}
+
+// Grant is two epochs of one feed key. The spare is for a restored disk.
+type Grant struct {
+	Epoch uint64
+	Spare uint64 // always above Epoch
+	Class string
+}
+
+// Epochs gives out epoch numbers. Its methods may be called from any goroutine.
+type Epochs struct{ st *store.Store }
+
+// NewEpochs returns the epochs kept in a store, of which there must be one per region.
+func NewEpochs(st *store.Store) *Epochs { return &Epochs{st} }
+
+const (
+	nodeBucket  = "authority/epochs" // SPIFFE ID -> nodeEpochs
+	grantBucket = "authority/grants" // SPIFFE ID, 0, SHA-256 of the feed key -> grantWire
+)
+
+type nodeEpochs struct {
+	Highest   uint64 `cbor:"1,keyasint"` // given out so far
+	Min       uint64 `cbor:"2,keyasint"` // grants below are void: the node was released since
+	Probation int64  `cbor:"3,keyasint"` // Unix seconds
+}
+
+type grantWire struct {
+	Epoch uint64 `cbor:"1,keyasint"`
+	Spare uint64 `cbor:"2,keyasint"`
+}
+
+type epochLeaf struct {
+	Node  string `cbor:"1,keyasint"`
+	Epoch uint64 `cbor:"2,keyasint"`
+	Spare uint64 `cbor:"3,keyasint"`
+	Class string `cbor:"4,keyasint"`
+}
+
+// Allocate returns the epochs of a feed key, durably given out, with a trail leaf
+// of kind "authority.epoch" when they are new. An error means nothing was given
+// out, or that it was and nobody knows: asking again gives the same numbers.
+// Errors wrap ErrEpochRequest, ErrEpochState or the store's.
+func (e *Epochs) Allocate(now time.Time, r EpochRequest) (g Grant, err error) {
+	class, err := r.class()
+	if err != nil {
+		return Grant{}, err
+	}
+	hash := sha256.Sum256(r.FeedKey)
+	key := append(append([]byte(r.Node.String()), 0), hash[:]...)
+	err = e.st.Update(func(tx *store.Tx) error {
+		var node nodeEpochs
+		var have grantWire
+		if err := read(tx, nodeBucket, []byte(r.Node.String()), &node); err != nil {
+			return err
+		}
+		if err := read(tx, grantBucket, key, &have); err != nil {
+			return err
+		}
+		if r.Attested && now.Unix() < node.Probation {
+			class = ClassProbation
+		}
+		if have.Epoch != 0 && have.Epoch >= node.Min && r.Used < have.Spare {
+			g = Grant{have.Epoch, have.Spare, class}
+			return nil
+		}
+		base := max(node.Highest, r.Floor, r.Used)
+		if base-node.Highest > maxFloorJump {
+			return fmt.Errorf("%w: %s asks above %d, given out is %d", ErrEpochRequest, r.Node, base, node.Highest)
+		}
+		base = max(base, node.Min-min(node.Min, 1))
+		g = Grant{base + 1, base + 2, class}
+		node.Highest = g.Spare
+		return errors.Join(
+			write(tx, nodeBucket, []byte(r.Node.String()), node),
+			write(tx, grantBucket, key, grantWire{g.Epoch, g.Spare}),
+			leaf(tx, "authority.epoch", epochLeaf{r.Node.String(), g.Epoch, g.Spare, g.Class}),
+		)
+	})
+	if err != nil {
+		return Grant{}, fmt.Errorf("allocate epochs of %s: %w", r.Node, err)
+	}
+	return g, nil
+}
+
+func (r EpochRequest) class() (string, error) {
+	switch {
+	case r.Node.IsZero() || len(r.FeedKey) == 0 || len(r.FeedKey) > 1024:
+		return "", fmt.Errorf("%w: node %q, feed key of %d bytes", ErrEpochRequest, r.Node, len(r.FeedKey))
+	case r.Class != "" && r.Class != ClassNode && r.Class != ClassGateway:
+		return "", fmt.Errorf("%w: class %q, must be %s or %s", ErrEpochRequest, r.Class, ClassNode, ClassGateway)
+	case !r.Attested:
+		return ClassUnattested, nil
+	case r.Class == "":
+		return ClassNode, nil
+	}
+	return r.Class, nil
+}
+
+// retire voids all grants of a node and returns the first epoch above them, for
+// a release. Until the end of probation new grants have ClassProbation.
+func retire(tx *store.Tx, node spiffeid.ID, until time.Time) (uint64, error) {
+	key := []byte(node.String())
+	var n nodeEpochs
+	if err := read(tx, nodeBucket, key, &n); err != nil {
+		return 0, err
+	}
+	n.Min = max(n.Highest+1, n.Min)
+	n.Probation = max(n.Probation, until.Unix())
+	return n.Min, write(tx, nodeBucket, key, n)
+}
+
+func read(tx *store.Tx, bucket string, key []byte, v any) error {
+	b := tx.Get(bucket, key)
+	if b == nil {
+		return nil
+	}
+	if err := statement.Unmarshal(b, v); err != nil {
+		return fmt.Errorf("%w: %s/%q: %w", ErrEpochState, bucket, key, err)
+	}
+	return nil
+}
+
+func write(tx *store.Tx, bucket string, key []byte, v any) error {
+	b, err := statement.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return tx.Put(bucket, key, b)
+}
+
+func leaf(tx *store.Tx, kind string, v any) error {
+	b, err := statement.Marshal(v)
+	if err != nil {
+		return err
+	}
+	return tx.Leaf(kind, b)
+}

@@ -1,0 +1,125 @@
+package authority
+
+import (
+	"errors"
+	"fmt"
+	"path/filepath"
+	"testing"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+)
+
+func TestEpochsAreGivenOnce(t *testing.T) {
+	st := openStore(t, filepath.Join(t.TempDir(), "store.db"))
+	e := NewEpochs(st)
+	ask := func(r EpochRequest) Grant {
+		t.Helper()
+		g, err := e.Allocate(t0, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return g
+	}
+	n1 := EpochRequest{Node: self, FeedKey: []byte("k1"), Attested: true}
+	first := ask(n1)
+	if first != (Grant{1, 2, ClassNode}) || ask(n1) != first {
+		t.Errorf("first %+v, then %+v", first, ask(n1))
+	}
+	used := n1
+	used.Used = 1
+	if ask(used) != first {
+		t.Errorf("in use: %+v", ask(used))
+	}
+	used.Used = 2
+	if got := ask(used); got.Epoch != 3 {
+		t.Errorf("spare spent: %+v", got)
+	}
+	other := n1
+	other.FeedKey, other.Class = []byte("k2"), ClassGateway
+	if got := ask(other); got != (Grant{5, 6, ClassGateway}) {
+		t.Errorf("another key: %+v", got)
+	}
+	floor := n1
+	floor.FeedKey, floor.Floor = []byte("k3"), 40
+	if got := ask(floor); got.Epoch != 41 {
+		t.Errorf("above a floor: %+v", got)
+	}
+	plain := EpochRequest{Node: spiffeid.RequireFromPath(td, "/node/x"), FeedKey: []byte("k"), Class: ClassGateway}
+	if got := ask(plain); got != (Grant{1, 2, ClassUnattested}) {
+		t.Errorf("unattested: %+v", got)
+	}
+	for name, r := range map[string]EpochRequest{
+		"no node":   {FeedKey: []byte("k")},
+		"no key":    {Node: self},
+		"own class": {Node: self, FeedKey: []byte("k"), Class: "admin"},
+		"far floor": {Node: self, FeedKey: []byte("k9"), Floor: ^uint64(0)},
+	} {
+		if _, err := e.Allocate(t0, r); !errors.Is(err, ErrEpochRequest) {
+			t.Errorf("%s: %v, want %v", name, err, ErrEpochRequest)
+		}
+	}
+	leaves, err := st.Outbox(0, 100)
+	if err != nil || len(leaves) != 5 || leaves[0].Kind != "authority.epoch" {
+		t.Errorf("%d leaves, %v", len(leaves), err)
+	}
+}
+
+// TestEpochsSurviveCrashes breaks every commit twice, once lost and once landed
+// but reported lost, restarts, and asks again.
+func TestEpochsSurviveCrashes(t *testing.T) {
+	for _, fault := range []store.Fault{store.FaultBefore, store.FaultAfter} {
+		for broken := 1; broken <= 4; broken++ {
+			t.Run(fmt.Sprintf("fault %d at commit %d", fault, broken), func(t *testing.T) {
+				path := filepath.Join(t.TempDir(), "store.db")
+				st, err := store.OpenFaulty(path, func(op int) store.Fault {
+					if op == broken {
+						return fault
+					}
+					return store.NoFault
+				})
+				if err != nil {
+					t.Fatal(err)
+				}
+				ask := func(i int) (Grant, error) {
+					return NewEpochs(st).Allocate(t0, EpochRequest{Node: self, FeedKey: fmt.Append(nil, i), Attested: true})
+				}
+				given := map[int]Grant{}
+				failed := -1
+				for i := range 4 {
+					g, err := ask(i)
+					if err != nil {
+						if g != (Grant{}) {
+							t.Fatalf("failed, and gave %+v", g)
+						}
+						failed = i
+						break
+					}
+					given[i] = g
+				}
+				if failed != broken-1 {
+					t.Fatalf("request %d failed, want %d", failed, broken-1)
+				}
+				st.Close()
+				st = openStore(t, path)
+				owner := map[uint64]int{}
+				for i := range 5 {
+					g, err := ask(i)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if before, ok := given[i]; ok && before != g {
+						t.Errorf("key %d got %+v, now %+v", i, before, g)
+					}
+					for _, n := range []uint64{g.Epoch, g.Spare} {
+						if k, taken := owner[n]; taken {
+							t.Errorf("epoch %d was given to keys %d and %d", n, k, i)
+						}
+						owner[n] = i
+					}
+				}
+			})
+		}
+	}
+}
