@@ -100,7 +100,7 @@ func TestVerifyRefuses(t *testing.T) {
 		}
 		tmpl := a.tmpl.Load()
 		change(tmpl)
-		der, err := r.root.Sign(tmpl, tmpl.PublicKey.(*ecdsa.PublicKey))
+		der, err := r.root.Sign(tmpl, tmpl.PublicKey)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -218,7 +218,7 @@ func TestNeverAnSVID(t *testing.T) {
 	}
 	tmpl := a.tmpl.Load()
 	tmpl.URIs = []*url.URL{n1.URL()}
-	der, _ := r.root.Sign(tmpl, tmpl.PublicKey.(*ecdsa.PublicKey))
+	der, _ := r.root.Sign(tmpl, tmpl.PublicKey)
 	if _, _, err := x509svid.ParseAndVerify([][]byte{der}, bundle, x509svid.WithTime(t0)); err == nil {
 		t.Error("go-spiffe skipped the critical extension")
 	}

@@ -161,7 +161,7 @@ func (r *Root) Issue(a *Approved) ([]byte, error) {
 	if tmpl == nil {
 		return nil, ErrSpent
 	}
-	return r.root.Sign(tmpl, tmpl.PublicKey.(*ecdsa.PublicKey))
+	return r.root.Sign(tmpl, tmpl.PublicKey)
 }
 
 // IssueAuthority certifies pub, P-256, as the key of the region's authority for

@@ -13,6 +13,7 @@ package root
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -90,7 +91,7 @@ func (r *Root) Certificate() *x509.Certificate { return r.cert }
 // Sign gives tmpl a random 127-bit serial number, cuts its validity to that of
 // the root, and signs it for pub. It returns DER, or ErrOutlived when nothing
 // of the validity is left.
-func (r *Root) Sign(tmpl *x509.Certificate, pub *ecdsa.PublicKey) ([]byte, error) {
+func (r *Root) Sign(tmpl *x509.Certificate, pub crypto.PublicKey) ([]byte, error) {
 	number, err := serial()
 	if err != nil {
 		return nil, err
