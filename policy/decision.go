@@ -49,8 +49,10 @@ type Decision struct {
 	Allow    bool            `json:"allow"`
 	ID       string          `json:"id"` // 16 random bytes, hex
 	Kind     Kind            `json:"kind"`
-	Level    string          `json:"level,omitempty"` // that decided; empty where no level did
-	Rule     string          `json:"rule"`            // id of the rule that decided, or one of the Rule constants
+	Source   string          `json:"source,omitempty"` // SPIFFE ID of who asked
+	Target   string          `json:"target,omitempty"` // service, control call, key or EK hash that was asked for
+	Level    string          `json:"level,omitempty"`  // that decided; empty where no level did
+	Rule     string          `json:"rule"`             // id of the rule that decided, or one of the Rule constants
 	Title    string          `json:"title,omitempty"`
 	Owner    string          `json:"owner,omitempty"`
 	File     string          `json:"file,omitempty"`
@@ -80,7 +82,14 @@ const (
 // Explain tells what each level said: the decision on the first line, a line for each level.
 func (d Decision) Explain() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s %s: %s", verb(d.Allow), d.Kind, d.Reason)
+	fmt.Fprintf(&b, "%s %s", verb(d.Allow), d.Kind)
+	if d.Source != "" {
+		fmt.Fprintf(&b, " %s", d.Source)
+	}
+	if d.Target != "" {
+		fmt.Fprintf(&b, " -> %s", d.Target)
+	}
+	fmt.Fprintf(&b, ": %s", d.Reason)
 	if d.File != "" {
 		fmt.Fprintf(&b, " (%s:%d, owner %s)", d.File, d.Line, d.Owner)
 	}

@@ -134,7 +134,8 @@ func (e *Engine) Revision() string {
 // Decide answers in. It never fails: what goes wrong is a denial that says so.
 func (e *Engine) Decide(ctx context.Context, in Input) (d Decision) {
 	start := time.Now()
-	d = Decision{ID: newID(), Kind: in.Kind, At: time.Unix(in.Time.Unix, 0).UTC(), Revision: e.Revision()}
+	d = Decision{ID: NewID(), Kind: in.Kind, Source: in.source(), Target: in.target(),
+		At: time.Unix(in.Time.Unix, 0).UTC(), Revision: e.Revision()}
 	defer func() {
 		if p := recover(); p != nil {
 			d.Allow, d.Grant, d.Rule, d.Reason = false, nil, RulePanic, fmt.Sprintf("deciding failed: %v", p)
@@ -197,7 +198,8 @@ func (g *generation) state(now int64) map[string]LevelState {
 	return m
 }
 
-func newID() string {
+// NewID returns a decision ID: 16 random bytes, in hex.
+func NewID() string {
 	var b [16]byte
 	rand.Read(b[:]) // never fails (crypto/rand)
 	return hex.EncodeToString(b[:])

@@ -181,7 +181,7 @@ allow contains "shop-to-web" if {
 	if !strings.HasPrefix(d.Revision, "global@3#") || d.Revision != e.Revision() {
 		t.Errorf("revision %q", d.Revision)
 	}
-	if text := d.Explain(); !strings.Contains(text, "ALLOW connect: The shop may call the web service (global/teams/web/connect.rego:9, owner team-web)") {
+	if text := d.Explain(); !strings.Contains(text, "ALLOW connect spiffe://east.dev.example/workload/shop -> web.east: The shop may call the web service (global/teams/web/connect.rego:9, owner team-web)") {
 		t.Error(text)
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // InputVersion is the value of Input.V this package understands.
@@ -202,4 +203,39 @@ func (in *Input) check() error {
 		return nil
 	}
 	return fmt.Errorf("%w: kind %q is not one of %v", ErrInput, in.Kind, Kinds)
+}
+
+// target names what is asked for, for people.
+func (in *Input) target() string { return clip(in.targetName()) }
+
+func (in *Input) source() string {
+	if in.Source == nil {
+		return ""
+	}
+	return clip(in.Source.SPIFFEID)
+}
+
+// clip makes a name fit for logs and leaves, also that of an input which was refused.
+func clip(s string) string {
+	const most = 512
+	if len(s) > most {
+		s = s[:most]
+	}
+	return strings.ToValidUTF8(s, "?")
+}
+
+func (in *Input) targetName() string {
+	switch {
+	case in.Update != nil:
+		return in.Update.Key
+	case in.Attest != nil:
+		return in.Attest.EK.SHA256
+	case in.Service != nil && in.Service.Region != "":
+		return in.Service.Name + "." + in.Service.Region
+	case in.Service != nil:
+		return in.Service.Name
+	case in.Action != nil:
+		return in.Action.Name
+	}
+	return ""
 }
