@@ -45,6 +45,9 @@ var (
 	ErrForeign = errors.New("authority object names an identity outside its trust domain")
 )
 
+// MaxSize is the largest signed object, in bytes: it has to fit one gossiped value.
+const MaxSize = 15 << 10
+
 const maxName = 512 // a SPIFFE ID or a service name, in bytes
 
 // Object is what an authority states, without the signature.
@@ -85,6 +88,9 @@ type Keys func(Level) []*ecdsa.PublicKey
 // Open reads and verifies one object of a trust domain. Errors wrap
 // ErrMalformed, ErrForeign, ErrSigner or statement.ErrMalformed.
 func Open(raw []byte, td spiffeid.TrustDomain, keys Keys) (Signed, error) {
+	if len(raw) > MaxSize {
+		return Signed{}, fmt.Errorf("%w: %d bytes, at most %d", ErrMalformed, len(raw), MaxSize)
+	}
 	env, err := statement.Parse(raw)
 	if err != nil {
 		return Signed{}, err
@@ -111,6 +117,9 @@ func seal(key crypto.Signer, td spiffeid.TrustDomain, o Object) (Signed, error) 
 	})
 	if err != nil {
 		return Signed{}, err
+	}
+	if len(payload) > MaxSize-80 { // what the envelope adds
+		return Signed{}, fmt.Errorf("%w: payload of %d bytes, at most %d", ErrMalformed, len(payload), MaxSize-80)
 	}
 	if o, err = parse(payload, td); err != nil {
 		return Signed{}, err
