@@ -25,7 +25,7 @@
 //
 // A leaf is the deterministic CBOR of package statement, at most MaxLeaf bytes:
 //
-//	{1: seq uint, 2: kind text, 3: at int (Unix milliseconds), 4: body bytes}
+//	{1: seq uint, 2: kind text, 3: at uint (Unix milliseconds), 4: body bytes}
 //
 // seq is the leaf's outbox sequence (package store), so it says which leaf must
 // come next. Leaf 0 is the genesis: whose trail this is, which key signs it, how

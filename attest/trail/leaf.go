@@ -19,7 +19,10 @@ import (
 // C2SP tlog-tiles could carry 65535.
 const MaxLeaf = store.MaxLeaf + 256
 
-const maxKind = 64
+const (
+	maxKind = 64              // bytes
+	maxTime = 253402300799999 // the last millisecond of the year 9999
+)
 
 // ErrLeaf means bytes are no leaf, or not in a leaf's only spelling, or the
 // leaf may not stand where it does. Whoever wrote it did not follow this
@@ -43,7 +46,7 @@ type leafWire struct {
 
 // encode returns the only spelling of l, or why it has none.
 func (l Leaf) encode() ([]byte, error) {
-	b, err := statement.Marshal(leafWire{l.Seq, l.Kind, l.At.UnixMilli(), l.Body})
+	b, err := statement.Marshal(leafWire{l.Seq, l.Kind, stamp(l.At), l.Body})
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrLeaf, err)
 	}
@@ -66,8 +69,14 @@ func ParseLeaf(b []byte) (Leaf, error) {
 	if !validKind(w.Kind) {
 		return Leaf{}, fmt.Errorf("%w: kind %q is not 1 to %d of a-z 0-9 . - _", ErrLeaf, w.Kind, maxKind)
 	}
+	if w.At < 0 || w.At > maxTime {
+		return Leaf{}, fmt.Errorf("%w: %d ms is no time from 1970 to 9999", ErrLeaf, w.At)
+	}
 	return Leaf{Seq: w.Seq, Kind: w.Kind, At: time.UnixMilli(w.At).UTC(), Body: w.Body}, nil
 }
+
+// stamp keeps a time that a wrong clock made within what a leaf can hold.
+func stamp(at time.Time) int64 { return min(max(at.UnixMilli(), 0), maxTime) }
 
 func validKind(s string) bool {
 	for _, c := range []byte(s) {
@@ -79,7 +88,7 @@ func validKind(s string) bool {
 }
 
 func (l Leaf) equal(o Leaf) bool {
-	return l.Seq == o.Seq && l.Kind == o.Kind && l.At.Equal(o.At) && bytes.Equal(l.Body, o.Body)
+	return l.Seq == o.Seq && l.Kind == o.Kind && stamp(l.At) == stamp(o.At) && bytes.Equal(l.Body, o.Body)
 }
 
 // Genesis is the body of leaf 0.

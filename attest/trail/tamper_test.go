@@ -359,13 +359,14 @@ func TestVerifyWhileWriting(t *testing.T) {
 }
 
 func FuzzParseLeaf(f *testing.F) {
-	for _, l := range []Leaf{{Kind: "genesis"}, {Seq: 1 << 40, Kind: "x.y", At: time.UnixMilli(-1), Body: []byte{0xa0}}} {
+	for _, l := range []Leaf{{Kind: "genesis"}, {Seq: 1 << 40, Kind: "x.y", At: time.UnixMilli(-1) /* a wrong clock */, Body: []byte{0xa0}}} {
 		b, err := l.encode()
 		if err != nil {
 			f.Fatal(err)
 		}
 		f.Add(b)
 	}
+	f.Add([]byte("\xa4\x01\x00\x02e00000\x03;00000000\x04@")) // a time after the year 9999
 	f.Add([]byte{0xa4, 1, 0x18, 1, 2, 0x61, 'a', 3, 0, 4, 0x40})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		l, err := ParseLeaf(b)

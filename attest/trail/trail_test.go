@@ -1,20 +1,13 @@
 package trail
 
 import (
-	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -26,161 +19,8 @@ import (
 	"github.com/transparency-dev/tessera/client"
 	"github.com/transparency-dev/tessera/fsck"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 )
-
-var testNode = spiffeid.RequireFromString("spiffe://east.dev.example/node/east-n1")
-
-// switchKey is a trail key that can be told to fail.
-type switchKey struct {
-	*ecdsa.PrivateKey
-	mu  sync.Mutex
-	err error
-}
-
-func newKey(t testing.TB) *switchKey {
-	t.Helper()
-	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &switchKey{PrivateKey: k}
-}
-
-func (k *switchKey) fail(err error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.err = err
-}
-
-func (k *switchKey) Sign(r io.Reader, digest []byte, o crypto.SignerOpts) ([]byte, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.err != nil {
-		return nil, k.err
-	}
-	return k.PrivateKey.Sign(r, digest, o)
-}
-
-// bench is one node's state folder.
-type bench struct {
-	testing.TB
-	dir string
-	key *switchKey
-	s   *store.Store
-	cfg Config
-}
-
-func newBench(t testing.TB) *bench {
-	t.Helper()
-	b := &bench{TB: t, dir: t.TempDir(), key: newKey(t)}
-	b.cfg = Config{Dir: filepath.Join(b.dir, "trail"), Node: testNode, Epoch: 1, Key: b.key, Every: time.Hour}
-	b.openStore()
-	return b
-}
-
-func (b *bench) openStore() {
-	b.Helper()
-	s, err := store.Open(filepath.Join(b.dir, "store"))
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.s, b.cfg.Store = s, s
-	b.Cleanup(func() { _ = s.Close() })
-}
-
-func (b *bench) open() *Trail {
-	b.Helper()
-	t, err := Open(b.cfg)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.Cleanup(func() { _ = t.Close() })
-	return t
-}
-
-func (b *bench) put(from, n int) {
-	b.Helper()
-	err := b.s.Update(func(tx *store.Tx) error {
-		for i := range n {
-			if err := Append(tx, RecordOut, map[string]uint64{"n": uint64(from + i)}); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-}
-
-func (b *bench) flush(t *Trail) {
-	b.Helper()
-	if err := t.Flush(context.Background()); err != nil {
-		b.Fatal(err)
-	}
-}
-
-// close ends the writer as a stop in good order does.
-func (b *bench) close(t *Trail) {
-	b.Helper()
-	if err := t.Close(); err != nil {
-		b.Fatal(err)
-	}
-}
-
-func (b *bench) folder() string { return EpochDir(b.cfg.Dir, b.cfg.Epoch) }
-
-func (b *bench) verify() Report {
-	b.Helper()
-	r, err := Verify(context.Background(), b.folder(), Options{Node: testNode})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return r
-}
-
-func (b *bench) wantGood(size uint64) Report {
-	b.Helper()
-	r := b.verify()
-	if !r.Good() || r.Size != size {
-		b.Fatalf("size %d, integrity %v, completeness %v; want a good trail of %d", r.Size, r.Integrity, r.Completeness, size)
-	}
-	return r
-}
-
-// numbers returns the n of every record.out leaf, in order.
-func (b *bench) numbers() []uint64 {
-	b.Helper()
-	var out []uint64
-	_, err := Verify(context.Background(), b.folder(), Options{Node: testNode, Leaf: func(l Indexed) {
-		if l.Kind == RecordOut.Name() {
-			var body map[string]uint64
-			if err := statement.Unmarshal(l.Body, &body); err != nil {
-				b.Fatal(err)
-			}
-			out = append(out, body["n"])
-		}
-	}})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return out
-}
-
-func (b *bench) wantNumbers(n int) {
-	b.Helper()
-	got := b.numbers()
-	for i, v := range got {
-		if v != uint64(i) {
-			b.Fatalf("leaf %d of %d says %d: lost or doubled", i, len(got), v)
-		}
-	}
-	if len(got) != n {
-		b.Fatalf("%d leaves, want %d", len(got), n)
-	}
-}
 
 func TestTrail(t *testing.T) {
 	b := newBench(t)
@@ -284,49 +124,6 @@ func TestReopen(t *testing.T) {
 	b.wantNumbers(50)
 }
 
-// Whichever commit of the store breaks, before or after it landed, a restart
-// finds every acknowledged leaf once.
-func TestBrokenCommits(t *testing.T) {
-	for _, fault := range []store.Fault{store.FaultBefore, store.FaultAfter} {
-		for at := 1; at <= 9; at++ {
-			b := newBench(t)
-			_ = b.s.Close()
-			s, err := store.OpenFaulty(filepath.Join(b.dir, "store"), func(op int) store.Fault {
-				if op == at {
-					return fault
-				}
-				return store.NoFault
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			b.cfg.Store = s
-			acked, tried := 0, 0
-			if tr, err := Open(b.cfg); err == nil {
-				for range 4 {
-					tried++
-					if err := s.Update(func(tx *store.Tx) error {
-						return Append(tx, RecordOut, map[string]uint64{"n": uint64(acked)})
-					}); err != nil {
-						break
-					}
-					acked++
-					_ = tr.Flush(t.Context())
-				}
-				_ = tr.Close()
-			}
-			_ = s.Close()
-			b.openStore()
-			b.close(b.open())
-			r := b.verify()
-			if got := len(b.numbers()); !r.Good() || got < acked || got > tried {
-				t.Errorf("fault %d at commit %d: %d leaves, %d acknowledged of %d; %v %v", fault, at, got, acked, tried, r.Integrity, r.Completeness)
-			}
-			b.wantNumbers(len(b.numbers()))
-		}
-	}
-}
-
 func TestFailingKey(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -411,132 +208,6 @@ func TestOddLeaves(t *testing.T) {
 	}
 }
 
-func TestOtherStore(t *testing.T) {
-	b := newBench(t)
-	b.close(b.open())
-	_ = b.s.Close()
-	older, err := os.ReadFile(filepath.Join(b.dir, "store"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.openStore()
-	tr := b.open()
-	b.put(0, 3)
-	b.close(tr)
-	_ = b.s.Close()
-
-	// The store alone is put back, and goes on otherwise than the trail did.
-	if err := os.WriteFile(filepath.Join(b.dir, "store"), older, 0o600); err != nil {
-		t.Fatal(err)
-	}
-	b.openStore()
-	b.put(7, 1)
-	if _, err := Open(b.cfg); !errors.Is(err, ErrOtherStore) {
-		t.Errorf("restored store: %v", err)
-	}
-	_ = b.s.Close()
-
-	// The store is made anew.
-	if err := os.Remove(filepath.Join(b.dir, "store")); err != nil {
-		t.Fatal(err)
-	}
-	b.openStore()
-	if _, err := Open(b.cfg); !errors.Is(err, ErrOtherStore) {
-		t.Errorf("new store: %v", err)
-	}
-	// The next epoch begins with the head of this one.
-	b.cfg.Epoch = 2
-	b.close(b.open())
-	b.wantGood(2)
-	g, err := ReadGenesis(b.folder())
-	if err != nil {
-		t.Fatal(err)
-	}
-	one, err := os.ReadFile(filepath.Join(b.cfg.Dir, "1", "checkpoint"))
-	if err != nil || g.Previous != string(one) {
-		t.Errorf("previous head %q, %v", g.Previous, err)
-	}
-}
-
-func TestDamagedFolder(t *testing.T) {
-	b := newBench(t)
-	tr := b.open()
-	b.put(0, 3)
-	b.close(tr)
-	b.cfg.Key = newKey(t)
-	if _, err := Open(b.cfg); !errors.Is(err, ErrCheckpoint) {
-		t.Errorf("another key: %v", err)
-	}
-	b.cfg.Key = b.key
-	tile := filepath.Join(b.folder(), "tile/0/000.p/5")
-	raw, err := os.ReadFile(tile)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, broken := range [][]byte{raw[:32], append([]byte{raw[0] ^ 1}, raw[1:]...)} {
-		if err := os.WriteFile(tile, broken, 0o644); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := Open(b.cfg); !errors.Is(err, ErrDamaged) {
-			t.Errorf("changed tile: %v", err)
-		}
-	}
-	if err := os.WriteFile(tile, raw, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(filepath.Join(b.folder(), ".state"), filepath.Join(b.folder(), "gone")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(b.cfg); !errors.Is(err, ErrDamaged) {
-		t.Errorf("storage that forgot its size: %v", err)
-	}
-	if err := os.Remove(filepath.Join(b.folder(), "checkpoint")); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := Open(b.cfg); !errors.Is(err, ErrDamaged) {
-		t.Errorf("no head: %v", err)
-	}
-	b.cfg.Node = spiffeid.RequireFromString("spiffe://east.dev.example/workload/shop")
-	if _, err := Open(b.cfg); !errors.Is(err, ErrNode) {
-		t.Errorf("a workload's trail: %v", err)
-	}
-}
-
-func TestSweep(t *testing.T) {
-	b := newBench(t)
-	tr := b.open()
-	b.put(0, 300)
-	b.close(tr)
-	before := b.files()
-	for _, orphan := range []string{"checkpoint123", ".state/treeState99", "tile/entries/001123", "tile/entries/001.p/4688", "tile/entries/001.p/200", "tile/0/001.p/46123456", "tile/1/00017"} {
-		if err := os.WriteFile(filepath.Join(b.folder(), orphan), []byte("left"), 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
-	b.close(b.open())
-	if after := b.files(); !maps.Equal(before, after) {
-		t.Errorf("files before %v\nafter %v", before, after)
-	}
-	b.wantGood(302)
-}
-
-// files maps each file to its size and the time of its last write.
-func (b *bench) files() map[string]string {
-	out := map[string]string{}
-	err := filepath.WalkDir(b.cfg.Dir, func(path string, d fs.DirEntry, err error) error {
-		if err != nil || d.IsDir() {
-			return err
-		}
-		info, err := d.Info()
-		out[path] = fmt.Sprint(info.Size(), info.ModTime())
-		return err
-	})
-	if err != nil {
-		b.Fatal(err)
-	}
-	return out
-}
-
 func TestIdleWritesNothing(t *testing.T) {
 	b := newBench(t)
 	tr := b.open()
@@ -605,5 +276,18 @@ func TestOrigin(t *testing.T) {
 		if got != want || (want == "") != errors.Is(err, ErrNode) {
 			t.Errorf("%s: %q, %v", id, got, err)
 		}
+	}
+}
+
+// The bytes of a leaf are frozen: trails are read years later.
+func TestLeafVector(t *testing.T) {
+	l := Leaf{Seq: 300, Kind: "record.out", At: time.UnixMilli(1790000000123).UTC(), Body: []byte{0xa1, 0x61, 'n', 0x05}}
+	const want = "a401" + "19012c" + "02" + "6a7265636f72642e6f7574" + "03" + "1b000001a0c4506c7b" + "04" + "44a1616e05"
+	b, err := l.encode()
+	if got := fmt.Sprintf("%x", b); got != want || err != nil {
+		t.Errorf("leaf is %s, %v\nfrozen %s", got, err, want)
+	}
+	if again, err := ParseLeaf(b); err != nil || !again.equal(l) {
+		t.Errorf("%+v, %v", again, err)
 	}
 }
