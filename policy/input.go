@@ -84,10 +84,17 @@ type Service struct {
 
 // Action is what is asked of the destination.
 type Action struct {
-	Name   string   `json:"name,omitempty"` // a control call has one of ControlCalls and no Service
+	Name   string   `json:"name,omitempty"` // Dial, Accept, Link, or one of ControlCalls (then without Service)
 	Method string   `json:"method,omitempty"`
 	Path   []string `json:"path,omitempty"`
 }
+
+// Names of Action in a connect.
+const (
+	Dial   = "dial"   // a local workload asks for Service; answered by the caller's own node and region
+	Accept = "accept" // Source is at the door of Service; answered by the service's node and region
+	Link   = "link"   // a node asks to be a neighbour; no Service
+)
 
 // Resource is what the action is about.
 type Resource struct {

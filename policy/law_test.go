@@ -64,6 +64,9 @@ func randomConnect(r *rand.Rand) Input {
 	case 1:
 		in.Source.Attestation.OK = false
 	}
+	if r.IntN(3) == 0 {
+		in.Action = &Action{Name: Dial}
+	}
 	if r.IntN(6) == 0 {
 		in.Service, in.Action = nil, &Action{Name: append([]string{"format"}, ControlCalls...)[r.IntN(1+len(ControlCalls))]}
 	}

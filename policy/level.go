@@ -70,8 +70,8 @@ var (
 type Delegation struct {
 	All   bool   // covers everything: the global level
 	Kinds []Kind // empty covers nothing
-	// Regions are the labels it covers: of the service (connect), of the signer (state_admit), of
-	// this node (attest and control calls). Empty covers nothing.
+	// Regions are the labels it covers: of the caller (Dial), of the service (any other connect with
+	// one), of the signer (state_admit), of this node (everything else). Empty covers nothing.
 	Regions []string
 	// Services narrows connects to these names; a trailing * stands for any rest. Empty means
 	// every service of Regions.
@@ -89,6 +89,9 @@ func (d Delegation) Covers(in *Input) bool {
 	switch {
 	case in.Kind == StateAdmit:
 		return in.Source != nil && d.region(in.Source.Region)
+	case in.Kind == Connect && in.Service != nil && in.Action != nil && in.Action.Name == Dial:
+		// The caller's region decides about going out only; the door stays the service's.
+		return in.Source != nil && in.Self != nil && in.Source.Region == in.Self.Region && d.region(in.Source.Region) && d.service(in.Service.Name)
 	case in.Kind == Connect && in.Service != nil:
 		return d.region(in.Service.Region) && d.service(in.Service.Name)
 	case in.Kind == Connect, in.Kind == AttestNode:

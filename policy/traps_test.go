@@ -225,6 +225,20 @@ func TestNothingRunsLong(t *testing.T) {
 	}
 }
 
+// Numbers of data are as large as their author likes; comparing them must not be slow.
+func TestHugeNumbersInData(t *testing.T) {
+	l := level(Global, Connect, `allow contains "yes" if input.time.unix + data.n > 1`)
+	l.Data = map[string]any{"n": json.Number("1e999999999")}
+	start := time.Now()
+	e := New(Config{})
+	if err := e.Activate(l); err == nil {
+		e.Decide(t.Context(), connect())
+	}
+	if took := time.Since(start); took > 2*time.Second {
+		t.Errorf("took %v", took)
+	}
+}
+
 // A declared function that OPA does not have would be a typo in the allow-list.
 func TestBuiltinsExist(t *testing.T) {
 	for _, name := range Builtins(Global) {

@@ -1,0 +1,119 @@
+package bailiwick.global.attest_test
+
+import rego.v2
+
+import data.bailiwick.global.attest
+
+good := {
+	"v": 1,
+	"kind": "attest",
+	"time": {"unix": 1790000000, "trusted": true},
+	"self": {"trust_domain": "east.dev.example"},
+	"attest": {
+		"method": "bailiwick_tpm",
+		"ek": {"maker": "id:494E5443", "sha256": "aa", "chain_ok": true},
+		"boot": {
+			"secure_boot": true,
+			"secure_boot_off": false,
+			"command_lines": ["/vmlinuz root=/dev/vda ro"],
+			"strings": ["linux /vmlinuz root=/dev/vda ro", "/vmlinuz root=/dev/vda ro"],
+			"unexplained": [10],
+		},
+		"reset_count": 1,
+		"restart_count": 0,
+		"starts": 1,
+		"epoch": 1,
+	},
+	"policy": {},
+}
+
+patched(ops) := json.patch(good, ops)
+
+settings := {
+	"makers": [],
+	"denied": ["bb", "id:BADBAD00"],
+	"secure_boot_exceptions": ["cc", "id:424C574B"],
+	"denied_words": ["single"],
+	"denied_prefixes": ["init="],
+	"unexplained_pcrs": [10],
+	"unattested_trust_domains": ["lab.example"],
+}
+
+no_secure_boot := {"op": "replace", "path": "/attest/boot/secure_boot", "value": false}
+
+test_good if {
+	attest.allow == {"attested"} with input as good with data.attest as settings
+	attest.deny == set() with input as good with data.attest as settings
+}
+
+test_chain if {
+	i := patched([{"op": "replace", "path": "/attest/ek/chain_ok", "value": false}])
+	attest.deny == {"ek-chain"} with input as i with data.attest as settings
+}
+
+test_maker_not_allowed if {
+	s := json.patch(settings, [{"op": "replace", "path": "/makers", "value": ["id:49465800"]}])
+	attest.deny == {"ek-maker"} with input as good with data.attest as s
+}
+
+test_maker_allowed if {
+	s := json.patch(settings, [{"op": "replace", "path": "/makers", "value": ["id:494E5443"]}])
+	attest.deny == set() with input as good with data.attest as s
+}
+
+test_denied_key_and_maker if {
+	key := patched([{"op": "replace", "path": "/attest/ek/sha256", "value": "bb"}])
+	attest.deny == {"ek-denied"} with input as key with data.attest as settings
+	maker := patched([{"op": "replace", "path": "/attest/ek/maker", "value": "id:BADBAD00"}])
+	attest.deny == {"ek-denied"} with input as maker with data.attest as settings
+}
+
+test_no_boot_log if {
+	i := patched([{"op": "remove", "path": "/attest/boot"}])
+	attest.deny == {"boot-log-missing", "secure-boot", "command-line-unproven"} with input as i with data.attest as settings
+}
+
+test_secure_boot_off if {
+	attest.deny == {"secure-boot"} with input as patched([no_secure_boot]) with data.attest as settings
+}
+
+test_secure_boot_exception if {
+	key := patched([no_secure_boot, {"op": "replace", "path": "/attest/ek/sha256", "value": "cc"}])
+	attest.deny == set() with input as key with data.attest as settings
+	maker := patched([no_secure_boot, {"op": "replace", "path": "/attest/ek/maker", "value": "id:424C574B"}])
+	attest.deny == set() with input as maker with data.attest as settings
+}
+
+test_command_line_unproven if {
+	i := patched([
+		no_secure_boot,
+		{"op": "replace", "path": "/attest/ek/sha256", "value": "cc"},
+		{"op": "remove", "path": "/attest/boot/command_lines"},
+	])
+	attest.deny == {"command-line-unproven"} with input as i with data.attest as settings
+}
+
+test_command_line if {
+	word := patched([{"op": "replace", "path": "/attest/boot/strings", "value": ["/vmlinuz ro single"]}])
+	attest.deny == {"command-line"} with input as word with data.attest as settings
+	prefix := patched([{"op": "replace", "path": "/attest/boot/strings", "value": ["/vmlinuz init=/bin/sh"]}])
+	attest.deny == {"command-line"} with input as prefix with data.attest as settings
+}
+
+test_pcr_unexplained if {
+	i := patched([{"op": "replace", "path": "/attest/boot/unexplained", "value": [10, 15]}])
+	attest.deny == {"pcr-unexplained"} with input as i with data.attest as settings
+}
+
+test_token_is_refused if {
+	i := patched([{"op": "replace", "path": "/attest/method", "value": "join_token"}])
+	attest.allow == set() with input as i with data.attest as settings
+}
+
+test_token_in_a_lab if {
+	i := patched([
+		{"op": "replace", "path": "/attest/method", "value": "join_token"},
+		{"op": "replace", "path": "/self/trust_domain", "value": "lab.example"},
+	])
+	attest.allow == {"unattested-allowed"} with input as i with data.attest as settings
+}
