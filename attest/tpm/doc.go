@@ -5,8 +5,8 @@
 //
 // A Device owns one TPM. It runs one sequence of commands at a time, in this
 // process and, for sockets, among all processes that use the same one. A
-// sequence loads at most two keys and flushes both, so nothing ever needs more
-// than the three transient slots a TPM without a resource manager has. Between
+// sequence never needs more than the three transient slots a TPM without a
+// resource manager has, and flushes what it loads. Between
 // sequences nothing stays loaded: keys wait as saved contexts, which are quick to
 // load again, and are rebuilt from their blobs after a TPM reset.
 //

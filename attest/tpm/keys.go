@@ -94,8 +94,12 @@ func (k *Keys) openEK(t transport.TPM) error {
 		if err != nil {
 			continue // a certificate we cannot use does not hide the next one
 		}
+		name, err := tpm2.ObjectName(public)
+		if err != nil {
+			return err
+		}
 		k.ekKind, k.ekPublic = kind, public
-		k.ek = &object{build: primary(tpm2.TPMRHEndorsement, kind.template)}
+		k.ek = &object{build: primary(tpm2.TPMRHEndorsement, kind.template), public: public, name: *name}
 		k.ekCerts = [][]byte{cert}
 		return k.readChain(t)
 	}

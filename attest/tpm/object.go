@@ -10,7 +10,8 @@ import (
 )
 
 // object is a key that is in the TPM only while it is used. Its fields after
-// build are guarded by the Device: touched only inside Exclusive.
+// build are guarded by the Device: touched only inside Exclusive. A public area
+// known beforehand is expected of build.
 type object struct {
 	// build puts the key into a slot the long way, and may be called again after
 	// every reset of the TPM. It leaves nothing else behind.
@@ -60,7 +61,7 @@ func (o *object) adopt(t transport.TPM, handle tpm2.TPMHandle, public *tpm2.TPMT
 		return err
 	}
 	if o.public != nil && !bytes.Equal(name.Buffer, o.name.Buffer) {
-		return fmt.Errorf("%w: a key changed while the node was running", ErrOtherTPM)
+		return fmt.Errorf("%w: the TPM makes another key than before, or than its certificate names", ErrOtherTPM)
 	}
 	o.public, o.name = public, *name
 	if !isTransient(handle) {

@@ -1,0 +1,240 @@
+package tpm
+
+import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/google/go-tpm/tpm2"
+	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/eventlog"
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+)
+
+var (
+	// ErrChallenge means the verifier sent something no honest verifier sends.
+	ErrChallenge = errors.New("attestation challenge is not acceptable")
+
+	// ErrActivation means the TPM refused the credential: it was made for another
+	// TPM or another attestation key.
+	ErrActivation = errors.New("TPM refused the credential of the challenge")
+)
+
+// Hello makes the first message. feedPub is the PKIX P-256 key of the node's feed,
+// bootLog the boot log of this boot, as the firmware left it. The result is at most
+// MaxHello bytes; the caller keeps it for Prove.
+func (k *Keys) Hello(feedPub, bootLog []byte) ([]byte, error) {
+	if len(bootLog) > eventlog.MaxSize {
+		return nil, fmt.Errorf("%w: %d bytes", eventlog.ErrTooLarge, len(bootLog))
+	}
+	hello, err := statement.Marshal(Hello{
+		EKCerts:     k.ekCerts,
+		EKPub:       tpm2.Marshal(k.ekPublic),
+		AKPub:       tpm2.Marshal(k.ak.public),
+		NodePub:     tpm2.Marshal(k.node.object.public),
+		TrailPub:    tpm2.Marshal(k.trail.object.public),
+		FeedPub:     feedPub,
+		BootLogHash: sha256.Sum256(bootLog),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if len(hello) > MaxHello {
+		return nil, fmt.Errorf("%w: EK certificates make the hello %d bytes, at most %d", ErrDevice, len(hello), MaxHello)
+	}
+	return hello, nil
+}
+
+// Prove answers a challenge. hello and bootLog are those of Hello, exporter is the
+// TLS exporter value of the channel to the server (at least 32 bytes), csrSPKI the
+// PKIX key of the CSR, which is that of Node. Errors are ErrChallenge,
+// ErrActivation and those of the device.
+func (k *Keys) Prove(hello, challenge, exporter, csrSPKI, bootLog []byte) ([]byte, error) {
+	var ch Challenge
+	if err := decode(challenge, MaxChallenge, &ch); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrChallenge, err)
+	}
+	if err := ch.check(); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrChallenge, err)
+	}
+	if len(exporter) < minExporter {
+		return nil, fmt.Errorf("%w: exporter value of %d bytes, at least %d", ErrChallenge, len(exporter), minExporter)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(k.node.public)
+	if err != nil {
+		return nil, err
+	}
+	if !slices.Equal(spki, csrSPKI) {
+		return nil, fmt.Errorf("%w: the CSR is not for the node key of this TPM", ErrChallenge)
+	}
+	q := qualify(hello, challenge, exporter, csrSPKI)
+	if _, err := k.device.Counters(); err != nil { // makes them on first use
+		return nil, err
+	}
+	proof := Proof{BootLog: bootLog}
+	var secret []byte
+	err = k.device.Exclusive(func(t transport.TPM) (err error) {
+		if secret, err = k.activate(t, ch); err != nil {
+			return err
+		}
+		return k.ak.use(t, func(ak tpm2.NamedHandle) error { return k.sign(t, ak, ch, q, &proof) })
+	})
+	if err != nil {
+		return nil, fmt.Errorf("prove: %w", err)
+	}
+	input, err := proof.macInput(q)
+	if err != nil {
+		return nil, err
+	}
+	mac := hmac.New(sha256.New, secret)
+	mac.Write(input)
+	proof.MAC = mac.Sum(nil)
+	return statement.Marshal(proof)
+}
+
+// check refuses what could not be quoted.
+func (ch Challenge) check() error {
+	for i, p := range ch.PCRs {
+		if p >= pcrCount || i > 0 && p <= ch.PCRs[i-1] {
+			return fmt.Errorf("PCRs %v are not ascending below %d", ch.PCRs, pcrCount)
+		}
+	}
+	if len(ch.PCRs) == 0 {
+		return errors.New("no PCRs")
+	}
+	return nil
+}
+
+// refusedCredential are the answers to a credential that is not for this EK and AK.
+// TPM_RC_FAILURE is swtpm's, for an RSA EK; the TPM works on.
+var refusedCredential = []tpm2.TPMRC{tpm2.TPMRCIntegrity, tpm2.TPMRCValue, tpm2.TPMRCSize, tpm2.TPMRCECCPoint, tpm2.TPMRCFailure}
+
+// activate opens the credential. What comes back crosses the bus to the CPU
+// encrypted under a session salted with the EK.
+func (k *Keys) activate(t transport.TPM, ch Challenge) (secret []byte, err error) {
+	err = k.ek.use(t, func(ek tpm2.NamedHandle) error {
+		return k.ak.use(t, func(ak tpm2.NamedHandle) error {
+			auth := tpm2.PasswordAuth(nil)
+			if k.ekKind.policy {
+				auth = tpm2.Policy(tpm2.TPMAlgSHA256, sha256.Size, byEndorsement)
+			}
+			rsp, err := tpm2.ActivateCredential{
+				ActivateHandle: withoutPassword(ak),
+				KeyHandle:      tpm2.AuthHandle{Handle: ek.Handle, Name: ek.Name, Auth: auth},
+				CredentialBlob: tpm2.TPM2BIDObject{Buffer: ch.Credential},
+				Secret:         tpm2.TPM2BEncryptedSecret{Buffer: ch.Secret},
+			}.Execute(t, tpm2.HMAC(tpm2.TPMAlgSHA256, sha256.Size,
+				tpm2.Salted(ek.Handle, *k.ekPublic), tpm2.AESEncryption(128, tpm2.EncryptOut)))
+			if slices.ContainsFunc(refusedCredential, func(rc tpm2.TPMRC) bool { return errors.Is(err, rc) }) {
+				return fmt.Errorf("%w: %w", ErrActivation, err)
+			}
+			if err != nil {
+				return fmt.Errorf("activate credential: %w", err)
+			}
+			secret = rsp.CertInfo.Buffer
+			return nil
+		})
+	})
+	return secret, err
+}
+
+// byEndorsement authorizes the use of an EK by the (empty) password of its
+// hierarchy.
+func byEndorsement(t transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BNonce) error {
+	_, err := tpm2.PolicySecret{AuthHandle: tpm2.TPMRHEndorsement, PolicySession: session, NonceTPM: nonce}.Execute(t)
+	return err
+}
+
+// sign collects the five signatures of the AK.
+func (k *Keys) sign(t transport.TPM, ak tpm2.NamedHandle, ch Challenge, q [32]byte, proof *Proof) (err error) {
+	data := tpm2.TPM2BData{Buffer: q[:]}
+	if err := quotePCRs(t, ak, ch.PCRs, data, proof); err != nil {
+		return err
+	}
+	for key, out := range map[*signer]*Signed{k.node: &proof.Node, k.trail: &proof.Trail} {
+		err := key.object.use(t, func(h tpm2.NamedHandle) error {
+			rsp, err := tpm2.Certify{ObjectHandle: withoutPassword(h), SignHandle: withoutPassword(ak), QualifyingData: data}.Execute(t)
+			if err != nil {
+				return fmt.Errorf("certify key: %w", err)
+			}
+			*out, err = signed(rsp.CertifyInfo.Bytes(), &rsp.Signature)
+			return err
+		})
+		if err != nil {
+			return err
+		}
+	}
+	for index, out := range map[tpm2.TPMHandle]*Signed{startsIndex: &proof.Starts, epochIndex: &proof.Epoch} {
+		name, err := counterName(index)
+		if err != nil {
+			return err
+		}
+		counter := tpm2.NamedHandle{Handle: index, Name: name}
+		rsp, err := tpm2.NVCertify{
+			SignHandle:     withoutPassword(ak),
+			AuthHandle:     withoutPassword(counter),
+			NVIndex:        counter,
+			QualifyingData: data,
+			Size:           counterSize,
+		}.Execute(t)
+		if err != nil {
+			return fmt.Errorf("certify counter: %w", err)
+		}
+		if *out, err = signed(rsp.CertifyInfo.Bytes(), &rsp.Signature); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// quotePCRs quotes, and reads the values the quote is of. The running system may
+// extend a PCR between the two; then they are done again.
+func quotePCRs(t transport.TPM, ak tpm2.NamedHandle, pcrs []uint8, data tpm2.TPM2BData, proof *Proof) error {
+	const tries = 5
+	for range tries {
+		quote, err := tpm2.Quote{SignHandle: ak, QualifyingData: data, PCRSelect: selection(pcrs)}.Execute(t)
+		if err != nil {
+			return fmt.Errorf("quote: %w", err)
+		}
+		if proof.Quote, err = signed(quote.Quoted.Bytes(), &quote.Signature); err != nil {
+			return err
+		}
+		values, err := readPCRs(t, pcrs)
+		if err != nil {
+			return err
+		}
+		proof.PCRs = nil
+		for _, p := range pcrs {
+			value := values[int(p)]
+			proof.PCRs = append(proof.PCRs, value[:]...)
+		}
+		attest, err := quote.Quoted.Contents()
+		if err != nil {
+			return err
+		}
+		info, err := attest.Attested.Quote()
+		if err != nil {
+			return err
+		}
+		if digest := sha256.Sum256(proof.PCRs); slices.Equal(info.PCRDigest.Buffer, digest[:]) {
+			return nil
+		}
+	}
+	return fmt.Errorf("%w: PCRs change faster than they can be quoted", ErrDevice)
+}
+
+// signed puts a signature of the AK into its form on the wire.
+func signed(attest []byte, sig *tpm2.TPMTSignature) (Signed, error) {
+	r, s, err := ecdsaSignature(sig)
+	if err != nil {
+		return Signed{}, err
+	}
+	out := make([]byte, 2*coordinate)
+	r.FillBytes(out[:coordinate])
+	s.FillBytes(out[coordinate:])
+	return Signed{Attest: attest, Signature: out}, nil
+}
