@@ -3,6 +3,7 @@ package trail
 import (
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
@@ -44,46 +45,41 @@ var (
 
 // The kinds of the other packages. A new kind is added here first.
 var (
-	NodeStart       = Kind{"node.start", Each, "the sidecar started"}
-	NodeStop        = Kind{"node.stop", Each, "the sidecar stopped in good order"}
-	IdentitySVID    = Kind{"identity.svid", Each, "this node received an SVID"}
-	IdentityEpoch   = Kind{"identity.epoch", Each, "this node received or began an epoch"}
-	IdentityTrust   = Kind{"identity.trust", Each, "a region's trust record was accepted or refused"}
-	IssuerAttest    = Kind{"issuer.attest", Each, "the issuer judged a node's evidence"}
-	IssuerIssue     = Kind{"issuer.issue", Each, "the issuer signed an SVID or an epoch certificate"}
-	WorkloadSVID    = Kind{"workload.svid", Each, "a local process was given a workload's SVID"}
-	AuthorityWrite  = Kind{"authority.write", Each, "this node wrote an authority object"}
-	PolicyActivate  = Kind{"policy.activate", Each, "a policy generation became the enforced one"}
-	PolicyRefuse    = Kind{"policy.refuse", Each, "a policy record was not accepted"}
-	DecisionDeny    = Kind{"decision.deny", Each, "something was denied, with level and rule"}
-	DecisionAllow   = Kind{"decision.allow", Counted, "connections and requests that were allowed"}
-	RecordOut       = Kind{"record.out", Each, "a record this node signed: sequence and digest"}
-	RecordAdmit     = Kind{"record.admit", Counted, "records of others that were applied"}
-	RecordRefuse    = Kind{"record.refuse", Each, "a record that was refused, with the rule"}
-	PeerFinding     = Kind{"peer.finding", Each, "evidence against an identity was verified"}
-	PeerStanding    = Kind{"peer.standing", Each, "an identity's standing changed"}
-	AuthorityResult = Kind{"authority.conflict", Each, "two authority objects met; winner and loser"}
-	AdminAction     = Kind{"admin.action", Each, "someone acted through the control API"}
-	Segment         = Kind{"segment", Counted, "the digest of a file of many decisions"}
+	NodeStart         = Kind{"node.start", Each, "the sidecar started"}
+	NodeStop          = Kind{"node.stop", Each, "the sidecar stopped in good order"}
+	IdentitySVID      = Kind{"identity.svid", Each, "this node received an SVID"}
+	IdentityEpoch     = Kind{"identity.epoch", Each, "this node received or began an epoch"}
+	IdentityTrust     = Kind{"identity.trust", Each, "a region's trust record was accepted or refused"}
+	WorkloadSVID      = Kind{"workload.svid", Each, "a local process was given a workload's SVID"}
+	IssuerAttest      = Kind{"issuer.attest", Each, "the issuer judged a node's evidence"}
+	IssuerIssue       = Kind{"issuer.issue", Each, "the issuer signed an SVID, an epoch certificate or an endorsement"}
+	IssuerRefuse      = Kind{"issuer.refuse", Each, "the issuer refused to sign"}
+	AuthorityPublish  = Kind{"authority.publish", Each, "the authority signed an object"}
+	AuthorityEpoch    = Kind{"authority.epoch", Each, "the authority gave out an epoch number"}
+	AuthorityConflict = Kind{"authority.conflict", Each, "two objects of one slot and version met; winner and loser"}
+	PolicyActivate    = Kind{"policy.activate", Each, "a policy generation became the enforced one"}
+	PolicyRefuse      = Kind{"policy.refuse", Each, "a policy record was not accepted"}
+	DecisionDeny      = Kind{"decision.deny", Each, "something was denied, with level and rule"}
+	DecisionAllow     = Kind{"decision.allow", Counted, "connections and requests that were allowed"}
+	RecordOut         = Kind{"record.out", Each, "a record this node signed: sequence and digest"}
+	RecordAdmit       = Kind{"record.admit", Counted, "records of others that were applied"}
+	RecordRefuse      = Kind{"record.refuse", Each, "a record that was refused, with the rule"}
+	PeerFinding       = Kind{"peer.finding", Each, "evidence against an identity was verified"}
+	PeerStanding      = Kind{"peer.standing", Each, "an identity's standing changed"}
+	AdminAction       = Kind{"admin.action", Each, "someone acted through the control API"}
+	Segment           = Kind{"segment", Counted, "the digest of a file of many decisions"}
 )
 
 var kinds = []Kind{
-	genesisKind, gapKind, openKind,
-	NodeStart, NodeStop, IdentitySVID, IdentityEpoch, IdentityTrust, IssuerAttest, IssuerIssue, WorkloadSVID,
-	AuthorityWrite, AuthorityResult, PolicyActivate, PolicyRefuse, DecisionDeny, DecisionAllow, RecordOut,
-	RecordAdmit, RecordRefuse, PeerFinding, PeerStanding, AdminAction, Segment,
+	genesisKind, gapKind, openKind, NodeStart, NodeStop, IdentitySVID, IdentityEpoch, IdentityTrust, WorkloadSVID,
+	IssuerAttest, IssuerIssue, IssuerRefuse, AuthorityPublish, AuthorityEpoch, AuthorityConflict,
+	PolicyActivate, PolicyRefuse, DecisionDeny, DecisionAllow, RecordOut, RecordAdmit, RecordRefuse,
+	PeerFinding, PeerStanding, AdminAction, Segment,
 }
 
 // Kinds returns the registry, in the order of the names.
 func Kinds() []Kind {
-	out := slices.Clone(kinds)
-	slices.SortFunc(out, func(a, b Kind) int {
-		if a.name < b.name {
-			return -1
-		}
-		return 1
-	})
-	return out
+	return slices.SortedFunc(slices.Values(kinds), func(a, b Kind) int { return strings.Compare(a.name, b.name) })
 }
 
 // LookupKind finds a registered kind by its name. A trail of a newer version

@@ -291,3 +291,23 @@ func TestLeafVector(t *testing.T) {
 		t.Errorf("%+v, %v", again, err)
 	}
 }
+
+func TestKinds(t *testing.T) {
+	seen := map[string]bool{}
+	for _, k := range Kinds() {
+		if seen[k.Name()] || !validKind(k.Name()) || k.About() == "" || k.Class() != Each && k.Class() != Counted {
+			t.Errorf("kind %+v", k)
+		}
+		seen[k.Name()] = true
+		if got, ok := LookupKind(k.Name()); !ok || got != k {
+			t.Errorf("%s is looked up as %+v", k, got)
+		}
+	}
+	if _, ok := LookupKind("x.unregistered"); ok {
+		t.Error("an unregistered kind is known")
+	}
+	b := newBench(t)
+	if err := b.s.Update(func(tx *store.Tx) error { return Append(tx, Kind{}, nil) }); !errors.Is(err, ErrLeaf) {
+		t.Errorf("a leaf without a kind: %v", err)
+	}
+}
