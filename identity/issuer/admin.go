@@ -1,0 +1,69 @@
+package issuer
+
+import (
+	"strings"
+	"time"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// Agent is one attested machine, for operators to see.
+type Agent struct {
+	ID       spiffeid.ID
+	Node     spiffeid.ID // zero: no entry names it
+	Type     string
+	TPM      bool
+	Banned   bool
+	Attested time.Time
+}
+
+// Agents returns all agents, in the order of their IDs.
+func (s *Server) Agents() ([]Agent, error) {
+	d := s.entries.Load()
+	var out []Agent
+	var bad error
+	err := s.cfg.Store.View(func(tx *store.Tx) error {
+		tx.Range(agentsBucket, nil, func(k, v []byte) bool {
+			var a agent
+			if bad = statement.Unmarshal(v, &a); bad != nil {
+				return false
+			}
+			id, err := spiffeid.FromSegments(s.td, strings.Split(strings.TrimPrefix(string(k), "/"), "/")...)
+			if bad = err; bad != nil {
+				return false
+			}
+			node, _ := d.node(id)
+			out = append(out, Agent{ID: id, Node: node.SPIFFEID, Type: a.Type, TPM: a.TPM, Banned: a.Banned, Attested: time.Unix(a.At, 0)})
+			return true
+		})
+		return bad
+	})
+	return out, err
+}
+
+// Ban refuses an agent ID everything from now on, also a new attestation, until
+// Unban. An agent that never attested can be banned too.
+func (s *Server) Ban(id spiffeid.ID, why string) error { return s.setBan(id, true, why) }
+
+// Unban ends a ban. The agent must attest again.
+func (s *Server) Unban(id spiffeid.ID, why string) error { return s.setBan(id, false, why) }
+
+func (s *Server) setBan(id spiffeid.ID, banned bool, why string) error {
+	what := "unban"
+	if banned {
+		what = "ban"
+	}
+	return s.cfg.Store.Update(func(tx *store.Tx) error {
+		a, err := loadAgent(tx, id)
+		if err != nil && tx.Get(agentsBucket, []byte(id.Path())) != nil {
+			return err
+		}
+		a.Banned, a.Serial, a.Next = banned, nil, nil
+		if err := a.save(tx, id); err != nil {
+			return err
+		}
+		return leaf(tx, leafRefuse, refuseLeaf{What: what, To: id.String(), ID: id.String(), Why: why})
+	})
+}

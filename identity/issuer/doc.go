@@ -1,0 +1,49 @@
+// Package issuer signs a region's X509-SVIDs and epoch certificates. It serves
+// SPIRE's server API, so that a stock spire-agent gets its identities here too,
+// and bailiwick.issuer.v1 beside it, on one TLS address.
+//
+// # What is served
+//
+//	Agent/AttestAgent           no client certificate   evidence in, agent SVID out
+//	Bundle/GetBundle            no client certificate   the region's X.509 roots
+//	Agent/RenewAgent            agent SVID              only for what cannot attest again
+//	Agent/PostStatus            agent SVID
+//	Entry/GetAuthorizedEntries  agent or node SVID      what the caller may ask SVIDs for
+//	Entry/SyncAuthorizedEntries agent or node SVID      the same, by pages of 500
+//	SVID/BatchNewX509SVID       agent or node SVID      at most 500 a call
+//	Issuer/Enrol                agent SVID              epoch certificates, AK endorsement, trust records
+//
+// Every other method of those services answers Unimplemented. TLS is 1.3 without
+// tickets; the server is spiffe://<trust domain>/spire/server, certified by its
+// own root, renewed at half of its life. A client certificate of a foreign or
+// unknown root ends the handshake; an own one that expired is told so per call
+// (AGENT_EXPIRED), as SPIRE does. The certificate is verified again in every
+// call, so a long connection outlives neither an expiry nor a ban.
+//
+// # Names
+//
+// Evidence of type T about N gives the agent ID /spire/agent/T/N. An [Entry]
+// gives an ID to whoever holds its parent ID, so an agent may ask for all IDs
+// that entries reach from its own. A node entry (/node/<name> under an agent ID)
+// is the node's own name; its CSR key must be the attested node key.
+//
+// # Order
+//
+// Evidence, then standing and policy, then [CA.Check], then [CA.Issue], then one
+// store transaction with the agent's record and a trail leaf for every
+// certificate, then the answer. What could not be recorded is not sent. An
+// approval is spent once. Refusals leave a leaf too (issuer.attest,
+// issuer.refuse), unless a limit refused first: those are counted only.
+//
+// # State
+//
+// Bucket issuer/agents holds one record for each agent ID: what was attested,
+// which serial number is the active one, whether it is banned. Bucket
+// issuer/tokens holds join tokens that are spent. The CA key is a file.
+//
+// # Limits
+//
+// Attestations: from one address (IPv6: /64) 5 a second, 20 at once and 16 under
+// way; 64 under way in all, 30 seconds each. A message of evidence may have the
+// size of a boot log (1 MiB), a CSR 8 KiB.
+package issuer

@@ -1,0 +1,174 @@
+package issuer
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+	"github.com/bailiwick-mesh/bailiwick/identity"
+	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+)
+
+// ErrEntry means a registration entry cannot be. The message names the entry
+// and the field.
+var ErrEntry = errors.New("registration entry refused")
+
+// nodeSelector stands in node entries as SPIRE's API shows them: no workload
+// attestor says it, so no workload can ever match a node's own name.
+const nodeSelector = "bailiwick:node"
+
+// Entry gives SPIFFEID to whoever holds ParentID and, for a workload, shows all
+// the selectors.
+type Entry struct {
+	// SPIFFEID is given. In the region, not below /spire/.
+	SPIFFEID spiffeid.ID
+	// ParentID is an agent ID (/spire/agent/...) or an ID another entry gives.
+	ParentID spiffeid.ID
+	// Selectors are type:value pairs as in SPIRE, such as unix:uid:1000.
+	// Required for a workload, absent for a node.
+	Selectors []string
+	// Class is the limits class of a node, "node" if empty. Absent for a workload.
+	Class string
+	// X509TTL is the lifetime of its SVIDs if shorter than the issuer's.
+	X509TTL time.Duration
+	// DNSNames go into its SVIDs.
+	DNSNames []string
+	// Hint is passed on to workloads with several identities.
+	Hint string
+}
+
+// AgentID returns the ID under which evidence of a type about a subject is
+// known: /spire/agent/<type>/<name>.
+func AgentID(td spiffeid.TrustDomain, kind, name string) (spiffeid.ID, error) {
+	return spiffeid.FromSegments(td, "spire", "agent", kind, name)
+}
+
+func isAgent(id spiffeid.ID) bool { return strings.HasPrefix(id.Path(), "/spire/agent/") }
+
+// isNode reports whether the entry gives a node its own name.
+func (e Entry) isNode() bool {
+	_, err := identity.ParseNode(e.SPIFFEID)
+	return err == nil && isAgent(e.ParentID)
+}
+
+// id names the entry by its content, so an entry that changes is another one
+// and a revision number is not needed.
+func (e Entry) id() string {
+	b, err := statement.Marshal([]any{e.SPIFFEID.String(), e.ParentID.String(), e.Selectors, e.Class, int64(e.X509TTL), e.DNSNames, e.Hint})
+	if err != nil {
+		panic(err) // strings and an integer: always encodes
+	}
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:16])
+}
+
+// directory is the set of entries, indexed. It is immutable.
+type directory struct {
+	byID     map[string]Entry
+	children map[spiffeid.ID][]string    // parent -> entry IDs, sorted
+	agents   map[spiffeid.ID]spiffeid.ID // node ID -> its agent ID
+}
+
+func newDirectory(td spiffeid.TrustDomain, entries []Entry) (*directory, error) {
+	d := &directory{byID: map[string]Entry{}, children: map[spiffeid.ID][]string{}, agents: map[spiffeid.ID]spiffeid.ID{}}
+	nodes := map[spiffeid.ID]spiffeid.ID{} // agent ID -> node ID
+	var errs []error
+	for i, e := range entries {
+		refuse := func(format string, args ...any) {
+			errs = append(errs, fmt.Errorf("%w: entry %d (%s): %s", ErrEntry, i, e.SPIFFEID, fmt.Sprintf(format, args...)))
+		}
+		if err := e.check(td); err != nil {
+			refuse("%v", err)
+			continue
+		}
+		if e.isNode() {
+			if other, ok := d.agents[e.SPIFFEID]; ok {
+				refuse("two machines cannot be one node: its parent is also %s", other)
+				continue
+			}
+			if other, ok := nodes[e.ParentID]; ok {
+				refuse("one machine cannot be two nodes: its parent is also node %s", other)
+				continue
+			}
+			if e.Class == "" {
+				e.Class = "node"
+			}
+			e.Selectors = []string{nodeSelector}
+			d.agents[e.SPIFFEID], nodes[e.ParentID] = e.ParentID, e.SPIFFEID
+		}
+		id := e.id()
+		if _, ok := d.byID[id]; ok {
+			refuse("it stands there twice")
+			continue
+		}
+		d.byID[id] = e
+		d.children[e.ParentID] = append(d.children[e.ParentID], id)
+	}
+	for _, ids := range d.children {
+		slices.Sort(ids)
+	}
+	return d, errors.Join(errs...)
+}
+
+func (e Entry) check(td spiffeid.TrustDomain) error {
+	_, err := identity.ParseNode(e.SPIFFEID)
+	switch {
+	case e.SPIFFEID.TrustDomain() != td || e.SPIFFEID.Path() == "":
+		return fmt.Errorf("id is not in %s", td)
+	case strings.HasPrefix(e.SPIFFEID.Path(), "/spire/"):
+		return errors.New("id: /spire/ is reserved")
+	case e.ParentID.TrustDomain() != td || e.ParentID.Path() == "" || e.ParentID == e.SPIFFEID:
+		return fmt.Errorf("parent: %q is no other ID in %s", e.ParentID, td)
+	case err == nil && !isAgent(e.ParentID):
+		return fmt.Errorf("parent: a node's must be an agent ID, not %s", e.ParentID)
+	case err == nil && e.Class != "" && !slices.Contains(epoch.Classes, e.Class):
+		return fmt.Errorf("class: %q, want one of %q", e.Class, epoch.Classes)
+	case err == nil && len(e.Selectors) != 0:
+		return errors.New("selectors: a node has none")
+	case err != nil && e.Class != "":
+		return errors.New("class: only a node has one")
+	case err != nil && len(e.Selectors) == 0:
+		return errors.New("selectors: a workload needs at least one, or it would be any process")
+	case e.X509TTL < 0:
+		return errors.New("lifetime: is negative")
+	}
+	for _, s := range e.Selectors {
+		if kind, value, ok := strings.Cut(s, ":"); !ok || kind == "" || value == "" {
+			return fmt.Errorf("selectors: %q, want type:value such as unix:uid:1000", s)
+		}
+	}
+	return nil
+}
+
+// reach returns the IDs of all entries that lead from holder down, sorted.
+func (d *directory) reach(holder spiffeid.ID) []string {
+	seen := map[string]bool{}
+	var out []string
+	for todo := []spiffeid.ID{holder}; len(todo) > 0; todo = todo[1:] {
+		for _, id := range d.children[todo[0]] {
+			if !seen[id] {
+				seen[id] = true
+				out = append(out, id)
+				todo = append(todo, d.byID[id].SPIFFEID)
+			}
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// node returns the entry that names the machine behind an agent ID.
+func (d *directory) node(agent spiffeid.ID) (Entry, bool) {
+	for _, id := range d.children[agent] {
+		if e := d.byID[id]; e.isNode() {
+			return e, true
+		}
+	}
+	return Entry{}, false
+}

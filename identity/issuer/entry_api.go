@@ -1,0 +1,169 @@
+package issuer
+
+import (
+	"context"
+	"errors"
+	"io"
+	"strings"
+	"time"
+
+	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
+	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
+	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// pageSize is how many entries one message of SyncAuthorizedEntries carries,
+// as in SPIRE.
+const pageSize = 500
+
+// bundleAPI is spire.api.server.bundle.v1.Bundle.
+type bundleAPI struct {
+	bundlev1.UnimplementedBundleServer
+	*Server
+}
+
+// GetBundle returns the region's X.509 roots. It needs no certificate: the
+// caller already knows a root, or this channel would not stand.
+func (s bundleAPI) GetBundle(_ context.Context, req *bundlev1.GetBundleRequest) (*types.Bundle, error) {
+	b := &types.Bundle{
+		TrustDomain:     s.td.Name(),
+		X509Authorities: []*types.X509Certificate{{Asn1: s.cfg.CA.Certificate().Raw}},
+		RefreshHint:     int64((5 * time.Minute).Seconds()),
+		SequenceNumber:  1,
+	}
+	if m := req.GetOutputMask(); m != nil {
+		if !m.X509Authorities {
+			b.X509Authorities = nil
+		}
+		if !m.RefreshHint {
+			b.RefreshHint = 0
+		}
+		if !m.SequenceNumber {
+			b.SequenceNumber = 0
+		}
+	}
+	return b, nil
+}
+
+// entryAPI is spire.api.server.entry.v1.Entry.
+type entryAPI struct {
+	entryv1.UnimplementedEntryServer
+	*Server
+}
+
+// GetAuthorizedEntries returns all entries the caller may ask SVIDs for.
+func (s entryAPI) GetAuthorizedEntries(ctx context.Context, req *entryv1.GetAuthorizedEntriesRequest) (*entryv1.GetAuthorizedEntriesResponse, error) {
+	c, err := s.caller(ctx, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	d := s.entries.Load()
+	out := &entryv1.GetAuthorizedEntriesResponse{}
+	for _, id := range d.reach(c.id) {
+		out.Entries = append(out.Entries, entryMessage(id, d.byID[id], req.GetOutputMask()))
+	}
+	return out, nil
+}
+
+// SyncAuthorizedEntries is the same in pages: up to pageSize entries come at
+// once; of more, only the revisions, and the caller asks for those it lacks.
+func (s entryAPI) SyncAuthorizedEntries(stream entryv1.Entry_SyncAuthorizedEntriesServer) error {
+	c, err := s.caller(stream.Context(), time.Now())
+	if err != nil {
+		return err
+	}
+	req, err := stream.Recv()
+	if err != nil {
+		return err
+	}
+	mask := req.GetOutputMask()
+	switch {
+	case len(req.GetIds()) > 0:
+		return status.Error(codes.InvalidArgument, "the first request must not name entries")
+	case mask != nil && !mask.RevisionNumber:
+		return status.Error(codes.InvalidArgument, "revision_number cannot be masked")
+	}
+	d := s.entries.Load() // one view for the whole stream
+	ids := d.reach(c.id)
+	if len(ids) <= pageSize {
+		return send(stream, d, ids, mask)
+	}
+	allowed := make(map[string]bool, len(ids))
+	for page := ids; len(page) > 0; page = page[min(pageSize, len(page)):] {
+		out := &entryv1.SyncAuthorizedEntriesResponse{More: len(page) > pageSize}
+		for _, id := range page[:min(pageSize, len(page))] {
+			allowed[id] = true
+			out.EntryRevisions = append(out.EntryRevisions, &entryv1.EntryRevision{Id: id})
+		}
+		if err := stream.Send(out); err != nil {
+			return err
+		}
+	}
+	for {
+		req, err := stream.Recv()
+		if errors.Is(err, io.EOF) {
+			return nil
+		} else if err != nil {
+			return err
+		}
+		if req.GetOutputMask() != nil {
+			return status.Error(codes.InvalidArgument, "only the first request may have a mask")
+		}
+		var want []string
+		for _, id := range req.GetIds() {
+			if allowed[id] {
+				want = append(want, id)
+			}
+		}
+		if err := send(stream, d, want, mask); err != nil {
+			return err
+		}
+	}
+}
+
+// send answers with the entries in pages, with one empty page if there are none.
+func send(stream entryv1.Entry_SyncAuthorizedEntriesServer, d *directory, ids []string, mask *types.EntryMask) error {
+	for {
+		n := min(pageSize, len(ids))
+		out := &entryv1.SyncAuthorizedEntriesResponse{More: len(ids) > n}
+		for _, id := range ids[:n] {
+			out.Entries = append(out.Entries, entryMessage(id, d.byID[id], mask))
+		}
+		if err := stream.Send(out); err != nil {
+			return err
+		}
+		if ids = ids[n:]; len(ids) == 0 {
+			return nil
+		}
+	}
+}
+
+// entryMessage shows an entry; a nil mask shows all of it.
+func entryMessage(id string, e Entry, mask *types.EntryMask) *types.Entry {
+	out := &types.Entry{Id: id}
+	show := func(field bool) bool { return mask == nil || field }
+	if show(mask.GetSpiffeId()) {
+		out.SpiffeId = idMessage(e.SPIFFEID)
+	}
+	if show(mask.GetParentId()) {
+		out.ParentId = idMessage(e.ParentID)
+	}
+	if show(mask.GetSelectors()) {
+		for _, s := range e.Selectors {
+			kind, value, _ := strings.Cut(s, ":")
+			out.Selectors = append(out.Selectors, &types.Selector{Type: kind, Value: value})
+		}
+	}
+	if show(mask.GetX509SvidTtl()) {
+		out.X509SvidTtl = int32(e.X509TTL / time.Second)
+	}
+	if show(mask.GetDnsNames()) {
+		out.DnsNames = e.DNSNames
+	}
+	if show(mask.GetHint()) {
+		out.Hint = e.Hint
+	}
+	return out
+}

@@ -1,0 +1,252 @@
+package issuer
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/bailiwick-mesh/bailiwick/identity"
+	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
+	"github.com/bailiwick-mesh/bailiwick/identity/issuer/issuerv1"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
+	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
+	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
+	svidv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/svid/v1"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/keepalive"
+)
+
+// ErrConfig means a part the issuer cannot do without is missing.
+var ErrConfig = errors.New("issuer is not completely configured")
+
+// Epochs hands out epoch numbers: the region's authority. For one ID and feed
+// key it gives the same numbers until the authority moves on. have is the epoch
+// the node says it is in, 0 for none; attested says whether a TPM vouches for
+// the feed key.
+type Epochs interface {
+	Allocate(ctx context.Context, id spiffeid.ID, feedKeyHash [32]byte, attested bool, have uint64) (current, spare uint64, err error)
+}
+
+// Config is everything an issuer needs.
+type Config struct {
+	// CA signs SVIDs; its trust domain is the issuer's. Required.
+	CA *CA
+	// RecordRoot signs epoch certificates. Required.
+	RecordRoot *epoch.Root
+	// Authority signs AK endorsements: the key of trust.Record.AuthorityKey.
+	// Required.
+	Authority crypto.Signer
+	// Epochs allocates epoch numbers. Required.
+	Epochs Epochs
+	// Store keeps agent records, and takes the trail leaves. Required.
+	Store *store.Store
+	// Standing returns why an identity, a node's or an agent's, gets nothing at
+	// present, or nil. It is asked in every call. Required.
+	Standing func(spiffeid.ID) error
+	// Attestors judge evidence, one for each type. None: nobody gets in.
+	Attestors []Attestor
+	// Entries say who may have which ID.
+	Entries []Entry
+	// TrustRecords returns the newest trust records, for nodes that enrol. Nil:
+	// none.
+	TrustRecords func() [][]byte
+	// Lifetime is how long an SVID is valid. Zero: DefaultLifetime. Shorter is
+	// safer: it bounds how long a stolen key works.
+	Lifetime time.Duration
+
+	Log     *slog.Logger          // nil: discard
+	Metrics prometheus.Registerer // nil: none
+}
+
+// Server is a region's issuer. Make one with New.
+type Server struct {
+	cfg     Config
+	td      spiffeid.TrustDomain
+	entries atomic.Pointer[directory]
+	kinds   map[string]Attestor
+	limits  limits
+	log     *slog.Logger
+
+	attested, issued, refused *prometheus.CounterVec
+
+	self struct {
+		sync.Mutex // held while the issuer certifies itself
+		identity.Credential
+		due time.Time
+	}
+}
+
+// New checks cfg and returns a server that is not listening yet. Errors match
+// ErrConfig or ErrEntry and name everything that is wrong.
+func New(cfg Config) (*Server, error) {
+	var errs []error
+	for name, missing := range map[string]bool{
+		"CA": cfg.CA == nil, "record root": cfg.RecordRoot == nil, "authority key": cfg.Authority == nil,
+		"epochs": cfg.Epochs == nil, "store": cfg.Store == nil, "standing": cfg.Standing == nil,
+	} {
+		if missing {
+			errs = append(errs, fmt.Errorf("%w: %s", ErrConfig, name))
+		}
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	if cfg.RecordRoot.TrustDomain() != cfg.CA.td {
+		return nil, fmt.Errorf("%w: record root is for %s, CA for %s", ErrConfig, cfg.RecordRoot.TrustDomain(), cfg.CA.td)
+	}
+	if cfg.Lifetime < 0 || cfg.Lifetime > maxLifetime {
+		return nil, fmt.Errorf("%w: SVID lifetime %s, at most %s", ErrConfig, cfg.Lifetime, maxLifetime)
+	}
+	if cfg.Lifetime == 0 {
+		cfg.Lifetime = DefaultLifetime
+	}
+	s := &Server{cfg: cfg, td: cfg.CA.td, kinds: map[string]Attestor{}, log: cfg.Log}
+	if s.log == nil {
+		s.log = slog.New(slog.DiscardHandler)
+	}
+	for _, a := range cfg.Attestors {
+		if _, twice := s.kinds[a.Type()]; twice {
+			return nil, fmt.Errorf("%w: two attestors of type %q", ErrConfig, a.Type())
+		}
+		s.kinds[a.Type()] = a
+	}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return promauto.With(cfg.Metrics).NewCounterVec(prometheus.CounterOpts{Namespace: "bailiwick", Subsystem: "issuer", Name: name, Help: help}, labels)
+	}
+	s.attested = counter("attestations_total", "Attestations judged, by type and result (ok, refused, limited).", "type", "result")
+	s.issued = counter("issued_total", "Certificates and endorsements signed, by sort.", "what")
+	s.refused = counter("refused_total", "Requests refused to verified callers, by sort.", "what")
+	return s, s.SetEntries(cfg.Entries)
+}
+
+// SetEntries replaces all entries, or none if one of them cannot be; the error
+// names each, and matches ErrEntry.
+func (s *Server) SetEntries(entries []Entry) error {
+	d, err := newDirectory(s.td, entries)
+	if err != nil {
+		return err
+	}
+	s.entries.Store(d)
+	return nil
+}
+
+// Serve answers on l, which it closes, until ctx ends; calls under way then get
+// two seconds.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	g := grpc.NewServer(
+		grpc.Creds(credentials.NewTLS(s.tls())),
+		grpc.MaxRecvMsgSize(maxMessage),
+		grpc.MaxConcurrentStreams(128),
+		grpc.MaxHeaderListSize(16<<10),
+		grpc.ConnectionTimeout(10*time.Second),
+		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 5 * time.Minute, Time: 30 * time.Second, Timeout: 10 * time.Second}),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: 10 * time.Second, PermitWithoutStream: true}),
+	)
+	agentv1.RegisterAgentServer(g, agentAPI{Server: s})
+	bundlev1.RegisterBundleServer(g, bundleAPI{Server: s})
+	entryv1.RegisterEntryServer(g, entryAPI{Server: s})
+	svidv1.RegisterSVIDServer(g, svidAPI{Server: s})
+	issuerv1.RegisterIssuerServer(g, issuerAPI{Server: s})
+
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		kill := time.AfterFunc(2*time.Second, g.Stop)
+		defer kill.Stop()
+		g.GracefulStop()
+	})
+	err := g.Serve(l)
+	if !stop() {
+		<-stopped
+		return nil
+	}
+	return fmt.Errorf("issuer on %s: %w", l.Addr(), err)
+}
+
+// tls asks for a client certificate but does not require one: AttestAgent and
+// GetBundle are for those who have none yet.
+func (s *Server) tls() *tls.Config {
+	c := identity.ServerTLS(s, s.cfg.CA.Bundle(), s.ours)
+	c.ClientAuth = tls.RequestClientCert
+	verify := c.VerifyConnection
+	c.VerifyConnection = func(cs tls.ConnectionState) error {
+		if len(cs.PeerCertificates) == 0 && !cs.DidResume {
+			return nil
+		}
+		if err := verify(cs); !errors.Is(err, identity.ErrExpired) {
+			return err
+		}
+		return nil // every call that needs a certificate answers AGENT_EXPIRED
+	}
+	return c
+}
+
+// ours welcomes the trust domain's own.
+func (s *Server) ours(id spiffeid.ID, _ [][]*x509.Certificate) error {
+	if !id.MemberOf(s.td) {
+		return fmt.Errorf("not in %s", s.td)
+	}
+	return nil
+}
+
+// GetX509SVID returns the issuer's own SVID, which it signs itself, again at
+// half of its life.
+func (s *Server) GetX509SVID() (*x509svid.SVID, error) {
+	s.self.Lock()
+	defer s.self.Unlock()
+	now := time.Now()
+	if now.Before(s.self.due) {
+		return s.self.Credential.GetX509SVID()
+	}
+	id, err := spiffeid.FromSegments(s.td, "spire", "server")
+	if err != nil {
+		return nil, err
+	}
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
+	if err != nil {
+		return nil, err
+	}
+	cert, err := s.sign(Request{ID: id, CSR: csr, Lifetime: s.cfg.Lifetime, Now: now})
+	if err != nil {
+		return nil, fmt.Errorf("certify the issuer itself: %w", err)
+	}
+	if err := s.cfg.Store.Update(func(tx *store.Tx) error {
+		return leaf(tx, leafIssue, issuedLeaf("server", id, id, cert))
+	}); err != nil {
+		return nil, fmt.Errorf("certify the issuer itself: %w", err)
+	}
+	s.issued.WithLabelValues("server").Inc()
+	svid := &x509svid.SVID{ID: id, Certificates: []*x509.Certificate{cert}, PrivateKey: key}
+	s.self.Set(svid)
+	s.self.due = identity.Renewal{NotBefore: cert.NotBefore, NotAfter: cert.NotAfter}.Due()
+	return svid, nil
+}
+
+func (s *Server) sign(req Request) (*x509.Certificate, error) {
+	approved, err := s.cfg.CA.Check(req)
+	if err != nil {
+		return nil, err
+	}
+	return s.cfg.CA.Issue(approved)
+}

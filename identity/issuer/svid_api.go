@@ -1,0 +1,132 @@
+package issuer
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/x509"
+	"errors"
+	"slices"
+	"time"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	svidv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/svid/v1"
+	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+)
+
+// svidAPI is spire.api.server.svid.v1.SVID.
+type svidAPI struct {
+	svidv1.UnimplementedSVIDServer
+	*Server
+}
+
+// BatchNewX509SVID answers each request with an SVID or why not. All
+// certificates and refusals are recorded in one transaction first.
+func (s svidAPI) BatchNewX509SVID(ctx context.Context, req *svidv1.BatchNewX509SVIDRequest) (*svidv1.BatchNewX509SVIDResponse, error) {
+	now := time.Now()
+	c, err := s.caller(ctx, now)
+	if err != nil {
+		return nil, s.refuse("svid", c.id, c.id, err)
+	}
+	if n := len(req.GetParams()); n == 0 || n > pageSize {
+		return nil, status.Errorf(codes.InvalidArgument, "%d requests, want 1 to %d", n, pageSize)
+	}
+	d := s.entries.Load()
+	mine := d.reach(c.id)
+	out := &svidv1.BatchNewX509SVIDResponse{}
+	var issued []issueLeaf
+	var refused []refuseLeaf
+	for _, p := range req.GetParams() {
+		if ctx.Err() != nil {
+			return nil, status.FromContextError(ctx.Err()).Err()
+		}
+		result := &svidv1.BatchNewX509SVIDResponse_Result{Status: &types.Status{Message: "OK"}}
+		out.Results = append(out.Results, result)
+		if _, ok := slices.BinarySearch(mine, p.GetEntryId()); !ok {
+			result.Status = &types.Status{Code: int32(codes.NotFound), Message: "no such entry for you"}
+			refused = append(refused, refuseLeaf{What: "svid", To: c.id.String(), Why: "no such entry for the caller"})
+			continue
+		}
+		e := d.byID[p.GetEntryId()]
+		cert, err := s.issueFor(c, e, p.GetCsr(), now)
+		if err != nil {
+			code := codes.Internal
+			switch {
+			case errors.Is(err, ErrCSR), errors.Is(err, ErrForeignID):
+				code = codes.InvalidArgument
+			case errors.Is(err, ErrUnboundKey):
+				code = codes.PermissionDenied
+			case status.Code(err) != codes.Unknown:
+				code = status.Code(err)
+			}
+			result.Status = &types.Status{Code: int32(code), Message: err.Error()}
+			refused = append(refused, refuseLeaf{What: "svid", To: c.id.String(), ID: e.SPIFFEID.String(), Why: short(err)})
+			continue
+		}
+		what := "workload"
+		if e.isNode() {
+			what = "node"
+		}
+		result.Svid = svidMessage(e.SPIFFEID, cert, e.Hint)
+		issued = append(issued, issuedLeaf(what, c.id, e.SPIFFEID, cert))
+	}
+	err = s.cfg.Store.Update(func(tx *store.Tx) error {
+		for _, l := range issued {
+			if err := leaf(tx, leafIssue, l); err != nil {
+				return err
+			}
+		}
+		for _, l := range refused {
+			if err := leaf(tx, leafRefuse, l); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	for _, l := range issued {
+		s.issued.WithLabelValues(l.What).Inc()
+	}
+	s.refused.WithLabelValues("svid").Add(float64(len(refused)))
+	return out, nil
+}
+
+// issueFor signs an SVID of an entry for a caller that may have it.
+func (s *Server) issueFor(c caller, e Entry, csr []byte, now time.Time) (*x509.Certificate, error) {
+	if err := s.standing(e.SPIFFEID); err != nil {
+		return nil, err
+	}
+	req := Request{ID: e.SPIFFEID, CSR: csr, DNSNames: e.DNSNames, Lifetime: s.cfg.Lifetime, Now: now}
+	if e.X509TTL > 0 {
+		req.Lifetime = min(req.Lifetime, e.X509TTL)
+	}
+	if e.isNode() {
+		key, err := c.nodeKey()
+		if err != nil {
+			return nil, err
+		}
+		req.Bound = key
+	}
+	return s.sign(req)
+}
+
+// nodeKey is the only key a node may have: the attested one or, without a TPM,
+// the one the caller just showed it holds.
+func (c caller) nodeKey() (*ecdsa.PublicKey, error) {
+	if c.record.TPM {
+		key, err := publicKey(c.record.NodeKey)
+		if err != nil || key == nil {
+			return nil, errors.Join(ErrUnboundKey, err)
+		}
+		return key, nil
+	}
+	key, ok := c.key.(*ecdsa.PublicKey)
+	if !ok {
+		return nil, statement.ErrKey
+	}
+	return key, nil
+}
