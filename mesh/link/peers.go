@@ -89,6 +89,7 @@ func (l *Link) register(c *Conn) (*Conn, error) {
 	if !ok {
 		return nil, fmt.Errorf("%w: the link is closed", ErrClosed)
 	}
+	l.log.Info("peer connected", "peer", c.s.id.String(), "addr", c.RemoteAddr().String(), "initiator", c.bout.initiator.String(), "in_use", inUse == c)
 	const reason = "another connection of the same two nodes is in use"
 	for _, c := range over {
 		c.s.end(codeSuperseded, reason)

@@ -194,10 +194,11 @@ func TestHandshakeFloodBounded(t *testing.T) {
 	})
 	close(release)
 	flood.Wait()
-	eventually(t, "places come back", func() bool { return inFlight() == 0 })
-	if len(b.gate.from) != 0 {
-		t.Errorf("addresses are remembered: %v", b.gate.from)
-	}
+	eventually(t, "places come back and addresses are forgotten", func() bool {
+		b.gate.mu.Lock()
+		defer b.gate.mu.Unlock()
+		return b.gate.all == 0 && len(b.gate.from) == 0
+	})
 	a := start(t, ca.svid(t, "/node/a", time.Hour), nil, ca)
 	a.mustDial(b)
 }
