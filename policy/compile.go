@@ -35,8 +35,14 @@ const (
 	grantRule = "grant"
 )
 
-// compile builds a level or says everything that is wrong with it.
-func compile(l *Level) (*compiled, error) {
+// compile builds a level or says everything that is wrong with it. OPA panics on some of what
+// authors write, such as numbers too large for it.
+func compile(l *Level) (out *compiled, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			out, err = nil, fmt.Errorf("%w: %s: %v", ErrCompile, l.Name, p)
+		}
+	}()
 	data, err := l.check()
 	if err != nil {
 		return nil, err
@@ -70,7 +76,7 @@ func compile(l *Level) (*compiled, error) {
 	}
 	// Nothing ever writes to this store, so its lock never waits.
 	store := inmem.NewFromObjectWithOpts(root, inmem.OptRoundTripOnWrite(false), inmem.OptReturnASTValuesOnRead(true))
-	out := &compiled{digest: l.digest(data), kinds: map[Kind]*question{}}
+	out = &compiled{digest: l.digest(data), kinds: map[Kind]*question{}}
 	for kind, rules := range contract {
 		pq, err := rego.New(rego.Query(rules.query(l.Name, kind)), rego.Compiler(c), rego.Store(store),
 			rego.StrictBuiltinErrors(true)).PrepareForEval(context.Background())

@@ -225,17 +225,12 @@ func TestNothingRunsLong(t *testing.T) {
 	}
 }
 
-// Numbers of data are as large as their author likes; comparing them must not be slow.
+// Trap: OPA panics when its store is given a number that is too large.
 func TestHugeNumbersInData(t *testing.T) {
 	l := level(Global, Connect, `allow contains "yes" if input.time.unix + data.n > 1`)
 	l.Data = map[string]any{"n": json.Number("1e999999999")}
-	start := time.Now()
-	e := New(Config{})
-	if err := e.Activate(l); err == nil {
-		e.Decide(t.Context(), connect())
-	}
-	if took := time.Since(start); took > 2*time.Second {
-		t.Errorf("took %v", took)
+	if err := New(Config{}).Activate(l); !errors.Is(err, ErrCompile) || !strings.Contains(err.Error(), "number too big") {
+		t.Errorf("got %v", err)
 	}
 }
 
