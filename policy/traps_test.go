@@ -170,6 +170,16 @@ func TestLevelsCannotSeeEachOther(t *testing.T) {
 	}
 }
 
+// Trap: two values for one complete rule compile, and conflict only when both hold.
+func TestConflictDenies(t *testing.T) {
+	e := engine(t, Config{}, level(Global, Connect, `allow contains "yes" if limit > 0
+	limit := 1 if input.service.name == "web"
+	limit := 2 if input.service.port == 8080`))
+	if d := e.Decide(t.Context(), connect()); d.Allow || d.Rule != RuleError {
+		t.Errorf("got %s", d.Explain())
+	}
+}
+
 // Trap: METADATA may name another schema for input, which would switch off the type check.
 func TestMetadataCannotReplaceTheSchema(t *testing.T) {
 	src := "package bailiwick.global.connect\nimport rego.v2\n# METADATA\n# title: t\n# labels:\n#   owner: o\n# schemas:\n#   - input: {type: object}\ndeny contains \"no\" if input.source.spifeid == \"x\"\n"
