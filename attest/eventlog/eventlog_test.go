@@ -210,6 +210,32 @@ func replaceData(t *testing.T, log []byte, from, to string) []byte {
 	return bytes.Replace(log, size(from), size(to), 1)
 }
 
+// The largest log, of the smallest events, must not cost more than it is worth.
+func TestLargestLog(t *testing.T) {
+	var w Writer
+	w.Measure(5, typeAction, nil)
+	w.events = bytes.Repeat(w.events, (MaxSize-200)/len(w.events))
+	log := w.Bytes()
+	pcrs := map[int][32]byte{}
+	for pcr := range 16 {
+		pcrs[pcr] = [32]byte{1}
+	}
+	begin := time.Now()
+	if _, err := Verify(log, pcrs); !errors.Is(err, ErrReplay) {
+		t.Errorf("got %v, want %v", err, ErrReplay)
+	}
+	if took := time.Since(begin); took > 5*time.Second {
+		t.Errorf("%d bytes took %v", len(log), took)
+	}
+	t.Logf("%d bytes: %v", len(log), time.Since(begin))
+	pcrs = pcrsAfter(t, log)
+	begin = time.Now()
+	if _, err := Verify(log, pcrs); !errors.Is(err, ErrUncapped) {
+		t.Errorf("got %v, want %v", err, ErrUncapped)
+	}
+	t.Logf("%d bytes: %v", len(log), time.Since(begin))
+}
+
 func FuzzVerify(f *testing.F) {
 	log := Boot{CommandLine: "quiet", SecureBoot: testCert(f)}.Log()
 	f.Add(log)

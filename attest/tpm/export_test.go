@@ -18,3 +18,6 @@ func (v *Verifier) Resume(began time.Time, hello, challenge, secret []byte) (*Se
 	s.challenge, s.state.challengeBytes, s.state.secret = challenge, challenge, secret
 	return s, statement.Unmarshal(challenge, &s.state.challenge)
 }
+
+// EKP384 is the template of the P-384 EK.
+var EKP384 = ekP384

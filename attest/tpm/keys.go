@@ -99,7 +99,7 @@ func (k *Keys) openEK(t transport.TPM) error {
 			return err
 		}
 		k.ekKind, k.ekPublic = kind, public
-		k.ek = &object{build: primary(tpm2.TPMRHEndorsement, kind.template), public: public, name: *name}
+		k.ek = &object{build: endorsement(kind.template, *name), public: public, name: *name}
 		k.ekCerts = [][]byte{cert}
 		return k.readChain(t)
 	}

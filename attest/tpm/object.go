@@ -101,6 +101,22 @@ func primary(hierarchy tpm2.TPMHandle, template tpm2.TPMTPublic) func(transport.
 	}
 }
 
+// endorsement builds an EK: it uses the one of that name that is kept in the TPM, if
+// there is one, for making an RSA key takes a discrete TPM up to a minute.
+func endorsement(template tpm2.TPMTPublic, name tpm2.TPM2BName) func(transport.TPM) (tpm2.TPMHandle, *tpm2.TPMTPublic, error) {
+	return func(t transport.TPM) (tpm2.TPMHandle, *tpm2.TPMTPublic, error) {
+		for _, kept := range persistentEKs {
+			rsp, err := tpm2.ReadPublic{ObjectHandle: kept}.Execute(t)
+			if err != nil || !bytes.Equal(rsp.Name.Buffer, name.Buffer) {
+				continue
+			}
+			public, err := rsp.OutPublic.Contents()
+			return kept, public, err
+		}
+		return primary(tpm2.TPMRHEndorsement, template)(t)
+	}
+}
+
 // child builds a key from its wrapped blob, under a parent that is flushed again.
 func child(parent *object, b blob) func(transport.TPM) (tpm2.TPMHandle, *tpm2.TPMTPublic, error) {
 	return func(t transport.TPM) (handle tpm2.TPMHandle, public *tpm2.TPMTPublic, err error) {

@@ -29,25 +29,28 @@ func parsePublic(b []byte) (*tpm2.TPMTPublic, error) {
 	default:
 		return nil, fmt.Errorf("public area of type 0x%04x, want RSA or ECC", uint16(alg))
 	}
-	public, err := tpm2.Unmarshal[tpm2.TPMTPublic](b)
-	if err != nil {
-		return nil, err
-	}
-	if again, err := remarshal(public); err != nil || !bytes.Equal(again, b) {
-		return nil, errors.New("public area is not in its one spelling")
-	}
-	return public, nil
+	return strict[tpm2.TPMTPublic](b)
 }
 
-// remarshal turns the panic of go-tpm's Marshal on a structure it read but cannot
-// write, such as a union with an unknown selector, into an error.
-func remarshal(v tpm2.Marshallable) (b []byte, err error) {
+// strict reads a TPM structure from outside and refuses any spelling but the one the
+// TPM writes. go-tpm was made to read what a TPM says, and may panic on what it would
+// never say; here that is an error like others.
+func strict[T tpm2.Marshallable, P interface {
+	*T
+	tpm2.Unmarshallable
+}](b []byte) (v *T, err error) {
 	defer func() {
 		if r := recover(); r != nil {
-			err = fmt.Errorf("%v", r)
+			v, err = nil, fmt.Errorf("%v", r)
 		}
 	}()
-	return tpm2.Marshal(v), nil
+	if v, err = tpm2.Unmarshal[T, P](b); err != nil {
+		return nil, err
+	}
+	if !bytes.Equal(tpm2.Marshal(*v), b) {
+		return nil, errors.New("structure is not in its one spelling")
+	}
+	return v, nil
 }
 
 // p256 returns the key of a public area that is on P-256.

@@ -63,6 +63,10 @@ var ekKinds = []ekKind{
 	{certificate: 0x01c00016, template: ekP384},
 }
 
+// persistentEKs are where makers and operating systems keep an EK that was made
+// already (TCG Registry of Reserved TPM 2.0 Handles §2.3.1).
+var persistentEKs = []tpm2.TPMHandle{0x81010001, 0x81010002}
+
 // ekChain is where makers put the certificates above that of the EK.
 const (
 	ekChainFirst = tpm2.TPMHandle(0x01c00100)

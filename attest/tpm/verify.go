@@ -69,11 +69,11 @@ type Claims struct {
 	EKFirmware string
 	EKSerial   string // serial number of the certificate, lower-case hex
 
-	AKPublic []byte // TPMT_PUBLIC of the AK, which verifies later quotes
-	AKKey    *ecdsa.PublicKey
-	NodeKey  *ecdsa.PublicKey // resident, and the CSR's
-	TrailKey *ecdsa.PublicKey // resident
-	FeedKey  *ecdsa.PublicKey // in memory, bound to this evidence
+	AKPublicArea []byte // TPMT_PUBLIC of the AK, which verifies later quotes
+	AKPub        *ecdsa.PublicKey
+	NodeKey      *ecdsa.PublicKey // resident, and the CSR's
+	TrailKey     *ecdsa.PublicKey // resident
+	FeedKey      *ecdsa.PublicKey // in memory, bound to this evidence
 
 	PCRs     map[int][32]byte // SHA-256 bank
 	Boot     eventlog.Facts
@@ -94,30 +94,25 @@ type Session struct {
 	spent     atomic.Bool
 }
 
-// Begin judges a hello and, if it passes, makes the challenge. The error is a
-// *CheckError, except when the system has no random numbers.
+// Begin judges a hello and, if it passes, makes the challenge. The error is always a
+// *CheckError.
 func (v *Verifier) Begin(now time.Time, hello []byte) (*Session, error) {
-	s := &Session{state: appraisal{verifier: v, began: now, now: now, helloBytes: hello}}
+	s := &Session{state: appraisal{verifier: v, began: now, now: now, helloBytes: slices.Clone(hello)}}
 	if err := run(helloChecks, &s.state); err != nil {
 		return nil, err
 	}
 	a := &s.state
 	a.secret = make([]byte, secretSize)
-	if _, err := rand.Read(a.secret); err != nil {
-		return nil, err
-	}
-	if _, err := rand.Read(a.challenge.Nonce[:]); err != nil {
-		return nil, err
-	}
+	rand.Read(a.secret) // crypto/rand does not fail
+	rand.Read(a.challenge.Nonce[:])
 	a.challenge.PCRs = slices.Clone(quotedPCRs)
 	var err error
 	a.challenge.Credential, a.challenge.Secret, err = tpm2.CreateCredential(rand.Reader, a.ekWrap, a.akName, a.secret)
 	if err != nil {
 		return nil, refuse("ek-attributes", err)
 	}
-	s.challenge, err = statement.Marshal(a.challenge)
-	if err != nil {
-		return nil, err
+	if s.challenge, err = statement.Marshal(a.challenge); err != nil {
+		return nil, refuse("hello-format", err)
 	}
 	a.challengeBytes = s.challenge
 	return s, nil
@@ -152,8 +147,8 @@ func (a *appraisal) claims() Claims {
 		EKModel:      a.ekName.model,
 		EKFirmware:   a.ekName.version,
 		EKSerial:     a.ekName.serial,
-		AKPublic:     slices.Clone(a.hello.AKPub),
-		AKKey:        a.akKey,
+		AKPublicArea: slices.Clone(a.hello.AKPub),
+		AKPub:        a.akKey,
 		NodeKey:      a.nodeKey,
 		TrailKey:     a.trailKey,
 		FeedKey:      a.feedKey,

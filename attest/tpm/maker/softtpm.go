@@ -276,6 +276,9 @@ func (s *SoftTPM) answers() bool {
 // keeps in NV is on disk already.
 func (s *SoftTPM) Stop() error {
 	if s.pid == 0 {
+		if s.answers() {
+			return fmt.Errorf("%w: one runs in %s and its process is not known", ErrSwtpm, s.dir)
+		}
 		return nil
 	}
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
