@@ -52,7 +52,8 @@ func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issu
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	current, spare, err := s.cfg.Epochs.Allocate(ctx, c.node.SPIFFEID, sha256.Sum256(der), c.record.TPM, req.GetEpoch())
+	feedHash := sha256.Sum256(der)
+	current, spare, err := s.cfg.Epochs.Allocate(ctx, c.node.SPIFFEID, feedHash, c.record.TPM, req.GetEpoch())
 	if err != nil {
 		return nil, refuse(codes.FailedPrecondition, "the authority allocates no epoch: %v", err)
 	}
@@ -60,7 +61,6 @@ func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issu
 	if s.cfg.TrustRecords != nil {
 		out.TrustRecords = s.cfg.TrustRecords()
 	}
-	feedHash := sha256.Sum256(der)
 	var leaves []issueLeaf
 	for i, n := range []uint64{current, spare} {
 		prev := req.GetPrevHead()

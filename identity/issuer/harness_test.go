@@ -188,13 +188,11 @@ func (r *region) leaves() map[string]int {
 // fakeMachine is both ends of an attestation type "fake": a machine with a TPM
 // that proves by echoing what it must be bound to.
 type fakeMachine struct {
-	name           string
-	key, feed, ak  *ecdsa.PrivateKey
-	claimed        *ecdsa.PublicKey // what the TPM certifies as node key
-	wrongAnswer    bool
-	hang           bool
-	hugeHello      int
-	evidenceLogged []issuer.Evidence
+	name          string
+	key, feed, ak *ecdsa.PrivateKey
+	claimed       *ecdsa.PublicKey // what the TPM certifies as node key
+	wrongAnswer   bool
+	hugeHello     int
 }
 
 func newFakeMachine(t testing.TB) *fakeMachine {
@@ -207,17 +205,14 @@ func (m *fakeMachine) id() spiffeid.ID { return id("/spire/agent/fake/" + m.name
 
 func (m *fakeMachine) Type() string { return "fake" }
 
-func (m *fakeMachine) Begin(ctx context.Context) ([]byte, func(spire.Question) ([]byte, error), error) {
+func (m *fakeMachine) Begin(context.Context) ([]byte, func(spire.Question) ([]byte, error), error) {
 	payload := []byte(m.name)
 	if m.hugeHello > 0 {
 		payload = make([]byte, m.hugeHello)
 	}
 	return payload, func(q spire.Question) ([]byte, error) {
-		switch {
-		case m.wrongAnswer:
+		if m.wrongAnswer {
 			return []byte("no"), nil
-		case m.hang:
-			<-ctx.Done()
 		}
 		return slices.Concat(q.Challenge, q.Exporter, q.CSRKey), nil
 	}, nil

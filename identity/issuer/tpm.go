@@ -55,7 +55,7 @@ func (t TPM) Attest(ctx context.Context, e Evidence, exchange func([]byte) ([]by
 		TPM:        true,
 		EKHash:     claims.EKHash,
 		Maker:      strings.ToValidUTF8(claims.EKMaker[:min(len(claims.EKMaker), 64)], ""),
-		AK:         claims.AKKey,
+		AK:         claims.AKPub,
 		NodeKey:    claims.NodeKey,
 		FeedKey:    claims.FeedKey,
 		TrailKey:   claims.TrailKey,
