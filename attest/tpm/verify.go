@@ -69,11 +69,11 @@ type Claims struct {
 	EKFirmware string
 	EKSerial   string // serial number of the certificate, lower-case hex
 
-	AKPublicArea []byte // TPMT_PUBLIC of the AK, which verifies later quotes
-	AKPub        *ecdsa.PublicKey
-	NodeKey      *ecdsa.PublicKey // resident, and the CSR's
-	TrailKey     *ecdsa.PublicKey // resident
-	FeedKey      *ecdsa.PublicKey // in memory, bound to this evidence
+	AKPublic []byte // TPMT_PUBLIC of the AK, which verifies later quotes
+	AKKey    *ecdsa.PublicKey
+	NodeKey  *ecdsa.PublicKey // resident, and the CSR's
+	TrailKey *ecdsa.PublicKey // resident
+	FeedKey  *ecdsa.PublicKey // in memory, bound to this evidence
 
 	PCRs     map[int][32]byte // SHA-256 bank
 	Boot     eventlog.Facts
@@ -147,8 +147,8 @@ func (a *appraisal) claims() Claims {
 		EKModel:      a.ekName.model,
 		EKFirmware:   a.ekName.version,
 		EKSerial:     a.ekName.serial,
-		AKPublicArea: slices.Clone(a.hello.AKPub),
-		AKPub:        a.akKey,
+		AKPublic:     slices.Clone(a.hello.AKPub),
+		AKKey:        a.akKey,
 		NodeKey:      a.nodeKey,
 		TrailKey:     a.trailKey,
 		FeedKey:      a.feedKey,
