@@ -26,7 +26,7 @@ func TestHonest(t *testing.T) {
 	if c.Counters != f.counters || c.ResetCount != 4 || !c.ClockSafe || c.Clock != time.Second || c.EKSerial != "abc" {
 		t.Errorf("claims %+v", c)
 	}
-	if !c.AKKey.Equal(f.ak.Public()) || !c.NodeKey.Equal(f.node.Public()) || !c.TrailKey.Equal(f.trail.Public()) || !c.FeedKey.Equal(f.feed.Public()) {
+	if !c.AKPub.Equal(f.ak.Public()) || !c.NodeKey.Equal(f.node.Public()) || !c.TrailKey.Equal(f.trail.Public()) || !c.FeedKey.Equal(f.feed.Public()) {
 		t.Error("claims name other keys")
 	}
 }

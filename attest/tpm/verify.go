@@ -70,7 +70,7 @@ type Claims struct {
 	EKSerial   string // serial number of the certificate, lower-case hex
 
 	AKPublic []byte // TPMT_PUBLIC of the AK, which verifies later quotes
-	AKKey    *ecdsa.PublicKey
+	AKPub    *ecdsa.PublicKey
 	NodeKey  *ecdsa.PublicKey // resident, and the CSR's
 	TrailKey *ecdsa.PublicKey // resident
 	FeedKey  *ecdsa.PublicKey // in memory, bound to this evidence
@@ -148,7 +148,7 @@ func (a *appraisal) claims() Claims {
 		EKFirmware:   a.ekName.version,
 		EKSerial:     a.ekName.serial,
 		AKPublic:     slices.Clone(a.hello.AKPub),
-		AKKey:        a.akKey,
+		AKPub:        a.akKey,
 		NodeKey:      a.nodeKey,
 		TrailKey:     a.trailKey,
 		FeedKey:      a.feedKey,
