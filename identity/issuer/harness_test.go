@@ -63,7 +63,7 @@ func newRegion(t *testing.T, change func(*issuer.Config)) *region {
 	t.Helper()
 	r := &region{t: t, authority: newKey(t), tokens: &issuer.JoinTokens{}, machine: newFakeMachine(t), bad: map[spiffeid.ID]bool{}}
 	var err error
-	if r.ca, err = issuer.NewCA(east, time.Now()); err != nil {
+	if r.ca, err = issuer.NewCA(east, time.Now().Add(-24*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	if r.root, err = epoch.NewRoot(east, time.Now()); err != nil {

@@ -2,6 +2,7 @@ package issuer_test
 
 import (
 	"context"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
@@ -319,19 +320,24 @@ func TestWithoutOrWithForeignCertificate(t *testing.T) {
 }
 
 func TestExpiredIsToldSo(t *testing.T) {
-	r := newRegion(t, func(c *issuer.Config) { c.Lifetime = 2 * time.Second })
-	c, a := r.attest()
-	if err := c.PostStatus(t.Context(), 1, ""); err != nil {
+	r := newRegion(t, nil)
+	_, a := r.attest()
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, r.machine.key)
+	if err != nil {
 		t.Fatal(err)
 	}
-	<-time.After(time.Until(a.SVID.Certificates[0].NotAfter) + time.Second) // certificates count whole seconds
-	if err := c.PostStatus(t.Context(), 1, ""); !errors.Is(err, spire.ErrMustAttest) {
-		t.Errorf("on a live connection: %v", err)
+	approved, err := r.ca.Check(issuer.Request{ID: a.SVID.ID, CSR: csr, Now: time.Now().Add(-time.Hour), Lifetime: time.Minute})
+	if err != nil {
+		t.Fatal(err)
 	}
-	if err := r.dial(a).PostStatus(t.Context(), 1, ""); !errors.Is(err, spire.ErrMustAttest) {
-		t.Errorf("on a new connection: %v", err)
+	cert, err := r.ca.Issue(approved)
+	if err != nil {
+		t.Fatal(err)
 	}
-	r.attest() // and the server has renewed itself meanwhile
+	a.SVID.Certificates = []*x509.Certificate{cert}
+	if err := r.dial(a).PostStatus(t.Context(), 1, ""); !errors.Is(err, spire.ErrMustAttest) || !strings.Contains(err.Error(), "validity") {
+		t.Errorf("got %v", err)
+	}
 }
 
 func TestFloodOfAttestationsIsLimited(t *testing.T) {
