@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto"
 	"errors"
+	"fmt"
 	"log/slog"
 	"time"
 
@@ -103,11 +104,12 @@ type Config struct {
 }
 
 func (c *Config) complete() error {
-	for name, missing := range map[string]bool{
-		"Self": c.Self.Path() == "", "Store": c.Store == nil, "Keys": c.Keys == nil, "Apply": c.Apply == nil,
-	} {
-		if missing {
-			return errors.Join(ErrConfig, errors.New(name+" is not set"))
+	for _, field := range []struct {
+		name    string
+		missing bool
+	}{{"Self", c.Self.Path() == ""}, {"Store", c.Store == nil}, {"Keys", c.Keys == nil}, {"Apply", c.Apply == nil}} {
+		if field.missing {
+			return fmt.Errorf("%w: %s is not set", ErrConfig, field.name)
 		}
 	}
 	if c.Kinds == nil {

@@ -44,7 +44,6 @@ func (r *Replica) prove(proof []byte, here bool) error {
 	} else if f.Convicts() {
 		r.setHold(f.Accused, hold{Held: true, Answered: r.holds[f.Accused].Answered})
 	}
-	delete(r.pulls, id)
 	for _, p := range r.peers {
 		delete(p.claims, id)
 	}

@@ -123,8 +123,7 @@ func (r *Replica) receiveRecord(s *session, rec feed.Record, now time.Time) {
 	r.act(s, c, c.Admit(now, rec), now)
 	r.ready(c, now, s)
 	if p, ok := r.pulls[f]; ok && c.Head(f.Epoch).Seq >= p.to {
-		delete(r.pulls, f)
-		r.pull(f, now)
+		r.endPull(f, now)
 	}
 }
 

@@ -117,7 +117,7 @@ func (r *Replica) SetIdentity(ctx context.Context, id Identity) error {
 		if news {
 			r.put(bucketCerts, feedKey(key.Feed()), id.Cert)
 		}
-		r.writer, r.identity = w, id
+		r.writer = w
 		return nil
 	})
 }

@@ -14,6 +14,8 @@ const (
 	pullAtOnce = 64
 	pullBytes  = 256 << 10
 	pullWait   = time.Second
+	maxPulls   = 256     // under way, for one session
+	maxFeeds   = 1 << 14 // of one peer's frontier
 )
 
 // peer is what this node knows of another's copy, also between sessions.
@@ -45,7 +47,7 @@ func (p *peer) has(f feed.FeedID) uint64 { return max(p.front[f].Seq, p.ahead[f]
 
 // tells notes a head the peer showed.
 func (p *peer) tells(f feed.FeedID, h feed.Head) {
-	if h.Seq > p.has(f) {
+	if h.Seq > p.has(f) && len(p.ahead) < maxFeeds {
 		p.ahead[f] = h
 	}
 }
@@ -133,9 +135,6 @@ func (r *Replica) receiveHeads(s *session, body []byte, now time.Time) error {
 	return nil
 }
 
-// maxFeeds bounds a peer's frontier.
-const maxFeeds = 1 << 16
-
 // claim notes a head to ask for, if we lack it or hold another in its place.
 func (r *Replica) claim(p *peer, f feed.FeedID, h feed.Head, now time.Time) {
 	if !r.cfg.Carry(p.id, f.Origin) {
@@ -153,6 +152,9 @@ func (r *Replica) claim(p *peer, f feed.FeedID, h feed.Head, now time.Time) {
 			return
 		}
 	}
+	if len(p.claims) >= maxFeeds {
+		return
+	}
 	if p.claims == nil {
 		p.claims = map[feed.FeedID]feed.Head{}
 	}
@@ -163,7 +165,7 @@ func (r *Replica) claim(p *peer, f feed.FeedID, h feed.Head, now time.Time) {
 // pull asks one of the peers that say so for the next records of a feed, unless
 // that was done a moment ago.
 func (r *Replica) pull(f feed.FeedID, now time.Time) {
-	if p, ok := r.pulls[f]; ok && !now.After(p.until) {
+	if _, ok := r.pulls[f]; ok {
 		return
 	}
 	var head uint64
@@ -181,7 +183,7 @@ func (r *Replica) pull(f feed.FeedID, now time.Time) {
 				ok = false
 			}
 		}
-		if ok && (best == nil || h.Seq > claim.Seq) {
+		if ok && s.asked < maxPulls && (best == nil || h.Seq > claim.Seq) {
 			best, claim = s, h
 		}
 	}
@@ -195,7 +197,28 @@ func (r *Replica) pull(f feed.FeedID, now time.Time) {
 	}
 	r.metrics.pulls.Inc()
 	r.pulls[f] = pull{best, w.to, now.Add(pullWait)}
+	best.asked++
 	best.send(classControl, wantFrame(w))
+}
+
+// endPull forgets a want, and makes room for the next.
+func (r *Replica) endPull(f feed.FeedID, now time.Time) {
+	p, ok := r.pulls[f]
+	if !ok {
+		return
+	}
+	delete(r.pulls, f)
+	p.from.asked--
+	r.pull(f, now)
+	if len(p.from.peer.claims) <= p.from.asked {
+		return // nothing waits
+	}
+	for waiting := range p.from.peer.claims {
+		if p.from.asked >= maxPulls {
+			return
+		}
+		r.pull(waiting, now)
+	}
 }
 
 // receiveWant answers from the store, as far as there is room.

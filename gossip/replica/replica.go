@@ -41,11 +41,10 @@ type Replica struct {
 	fronts   map[spiffeid.ID]front // by peer; emptied when heads move
 	noted    map[feed.ID]bool      // records whose refusal is in the trail
 
-	writer   *feed.Writer
-	identity Identity
-	rewound  uint64 // epochs up to this one may not be written
-	backlog  []*request
-	unsaid   []finding // made here, to be published
+	writer  *feed.Writer
+	rewound uint64 // epochs up to this one may not be written
+	backlog []*request
+	unsaid  []finding // made here, to be published
 
 	// The batch that the next commit makes durable.
 	writes  []write
@@ -267,8 +266,8 @@ func (r *Replica) onTick(now time.Time) {
 	}
 	for f, p := range r.pulls {
 		if now.After(p.until) {
-			delete(r.pulls, f)
 			delete(p.from.peer.claims, f) // it did not answer: until it tells again, do not ask again
+			r.endPull(f, now)
 		}
 	}
 	for s := range r.sessions {

@@ -32,6 +32,7 @@ type session struct {
 	certs    map[feed.FeedID]time.Time // NotAfter of the certificate sent
 	disputed map[feed.FeedID]bool      // the peer has another certificate for it than we
 	whole    feed.Frontier             // pieces of the peer's frontier, until the last
+	asked    int                       // pulls under way
 	told     time.Time                 // when our frontier was sent last
 	lagging  bool                      // state frames were dropped
 }
