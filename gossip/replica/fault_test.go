@@ -302,7 +302,7 @@ func TestDisputedCertificateBlamesNobody(t *testing.T) {
 		second := newIdentity(t, origin.id, 1)
 		on := relay.to(n)
 		on.send(frameCert, second.Cert)
-		on.send(frameRecord, signAs(t, second, origin.id, feed.Header{Seq: 1, HLC: now()}).Bytes())
+		on.send(frameRecord, signAs(t, second, origin.id, feed.Header{Seq: 1, HLC: now() + 1}).Bytes())
 		settle(2 * time.Second)
 		select {
 		case err := <-on.err:
