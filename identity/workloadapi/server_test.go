@@ -136,6 +136,12 @@ func (p *process) become(err error) {
 	p.now = err
 }
 
+func (p *process) refuse(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.attestErr = err
+}
+
 const shopID = "spiffe://east.dev.example/workload/shop"
 
 // fixture is a running server with one identity for uid 1000.
@@ -339,8 +345,8 @@ func TestCodes(t *testing.T) {
 		{"no header", nil, nil, codes.InvalidArgument, "security header missing"},
 		{"header twice", header("true", "true"), nil, codes.InvalidArgument, "security header missing"},
 		{"header false", header("false"), nil, codes.InvalidArgument, "security header missing"},
-		{"not attributed", header("true"), func(f *fixture) { f.proc.attestErr = caller.ErrUnattributed }, codes.Unavailable, "cannot be attributed"},
-		{"header before attribution", nil, func(f *fixture) { f.proc.attestErr = caller.ErrUnattributed }, codes.InvalidArgument, "security header missing"},
+		{"not attributed", header("true"), func(f *fixture) { f.proc.refuse(caller.ErrUnattributed) }, codes.Unavailable, "cannot be attributed"},
+		{"header before attribution", nil, func(f *fixture) { f.proc.refuse(caller.ErrUnattributed) }, codes.InvalidArgument, "security header missing"},
 		{"no entry", header("true"), func(f *fixture) { f.src.entries = nil }, codes.PermissionDenied, "no identity issued"},
 		{"not ready", header("true"), func(f *fixture) { f.src.err = errors.New("not enrolled") }, codes.Unavailable, "not enrolled"},
 		{"expired", header("true"), func(f *fixture) { f.src.entries[0].identity.SVID = makeSVID(t, shopID, -time.Minute) }, codes.Unavailable, "expired"},

@@ -2,28 +2,14 @@ package link
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io"
 	"net/netip"
 	"time"
 
-	"github.com/quic-go/quic-go"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
 
-const (
-	helloVersion = 1
-	helloSize    = 17
-	helloTimeout = 5 * time.Second
-	headTimeout  = 5 * time.Second // for a stream header
-
-	// MaxDatagram is the largest payload of SendDatagram in bytes: what fits a
-	// path of the least MTU that QUIC allows (RFC 9000 section 14).
-	MaxDatagram = 1150
-	queueLen    = 64 // datagrams waiting for one peer; quic-go holds 32 more
-)
+const headTimeout = 5 * time.Second // for a stream header
 
 // Conn is a live connection to a node. It may be used from many goroutines.
 type Conn struct {
@@ -33,93 +19,11 @@ type Conn struct {
 	out  chan []byte // to the writer goroutine; never closed
 }
 
-// admit takes an accepted connection through the rest of its checks. It owns
-// the connection until then.
-func (l *Link) admit(qc *quic.Conn) {
-	h := handshakeOf(qc.Context())
-	h.admitting.Store(true)
-	defer h.leave()
-	kind, name, svid := h.chosen()
-	if svid == nil {
-		_ = qc.CloseWithError(codeUntrusted, "no identity was shown")
-		return
-	}
-	var err error
-	if kind == kindTunnel {
-		err = l.admitTunnel(qc, name, svid)
-	} else {
-		err = l.admitNode(qc, svid)
-	}
-	if err != nil {
-		l.refused(kind, "accept", addrPort(qc.RemoteAddr()), err)
-		return
-	}
-	l.m.handshakes.WithLabelValues(kind, "accept", "ok").Inc()
-}
-
-func (l *Link) admitNode(qc *quic.Conn, own *x509svid.SVID) error {
-	s, err := newSession(qc, kindNode, own.Certificates, l.cfg.Authorize)
-	if err != nil {
-		_ = qc.CloseWithError(codeUntrusted, err.Error())
-		return fmt.Errorf("%w: %w", ErrUnauthorized, err)
-	}
-	if err := l.track(s); err != nil {
-		return err
-	}
-	instance, err := readHello(l.ctx, qc)
-	if err != nil {
-		s.end(codeHello, "no valid hello came in time")
-		return fmt.Errorf("hello of %s: %w", s.id, err)
-	}
-	c := l.newConn(s, s.id, instance)
-	if _, err := l.register(c); err != nil {
-		return err
-	}
-	if err := l.sendHello(qc); err != nil {
-		s.end(codeHello, "the hello could not be sent")
-		return fmt.Errorf("hello to %s: %w", s.id, explain(err))
-	}
-	return nil
-}
-
 func (l *Link) newConn(s *session, initiator spiffeid.ID, instance [16]byte) *Conn {
 	return &Conn{
 		l: l, s: s, out: make(chan []byte, queueLen),
 		bout: bout{initiator: initiator, instance: instance, since: time.Now()},
 	}
-}
-
-func (l *Link) sendHello(qc *quic.Conn) error {
-	st, err := qc.OpenUniStream()
-	if err != nil {
-		return err
-	}
-	if _, err := st.Write(append([]byte{helloVersion}, l.instance[:]...)); err != nil {
-		return err
-	}
-	_ = st.Close() // fails when the peer has read all it wants and said so
-	return nil
-}
-
-func readHello(ctx context.Context, qc *quic.Conn) (instance [16]byte, err error) {
-	ctx, cancel := context.WithTimeout(ctx, helloTimeout)
-	defer cancel()
-	st, err := qc.AcceptUniStream(ctx)
-	if err != nil {
-		return instance, explain(err)
-	}
-	defer st.CancelRead(resetDone) // what a later version appends
-	_ = st.SetReadDeadline(time.Now().Add(helloTimeout))
-	var b [helloSize]byte
-	if n, err := io.ReadFull(st, b[:]); err == io.EOF || err == io.ErrUnexpectedEOF {
-		return instance, fmt.Errorf("%w: its hello has %d bytes, not %d", ErrUnauthorized, n, helloSize)
-	} else if err != nil {
-		return instance, explain(err)
-	}
-	if b[0] < helloVersion {
-		return instance, fmt.Errorf("%w: its hello is of version %d", ErrUnauthorized, b[0])
-	}
-	return [16]byte(b[1:]), nil
 }
 
 // serve accepts streams and moves datagrams until the connection ends.
@@ -172,69 +76,6 @@ func (l *Link) Handle(proto string, fn func(ctx context.Context, peer spiffeid.I
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.streams[proto] = fn
-}
-
-// HandleDatagram registers fn for datagrams of this protocol. fn is called from
-// one goroutine per connection and must not block; it may keep b.
-func (l *Link) HandleDatagram(proto byte, fn func(peer spiffeid.ID, b []byte)) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.datagrams[proto] = fn
-}
-
-func (c *Conn) readDatagrams() {
-	for {
-		b, err := c.s.qc.ReceiveDatagram(c.s.qc.Context())
-		if err != nil {
-			return
-		}
-		var fn func(spiffeid.ID, []byte)
-		if len(b) > 0 {
-			c.l.mu.Lock()
-			fn = c.l.datagrams[b[0]]
-			c.l.mu.Unlock()
-		}
-		if fn == nil {
-			c.l.m.dropped.WithLabelValues("protocol").Inc()
-			continue
-		}
-		fn(c.s.id, b[1:])
-	}
-}
-
-// writeDatagrams is the only caller of quic-go's SendDatagram, which blocks
-// while its own queue is full.
-func (c *Conn) writeDatagrams() {
-	for {
-		select {
-		case <-c.s.qc.Context().Done():
-			return
-		case b := <-c.out:
-			var tooLarge *quic.DatagramTooLargeError
-			if err := c.s.qc.SendDatagram(b); errors.As(err, &tooLarge) {
-				c.l.m.dropped.WithLabelValues("size").Inc()
-			}
-		}
-	}
-}
-
-// SendDatagram queues b for the peer and returns at once. It may be lost, later
-// or now: ErrQueueFull, ErrTooLarge (over MaxDatagram) and ErrClosed say that it
-// was not queued. b may be re-used.
-func (c *Conn) SendDatagram(proto byte, b []byte) error {
-	if len(b) > MaxDatagram {
-		return fmt.Errorf("%w: %d bytes of at most %d", ErrTooLarge, len(b), MaxDatagram)
-	}
-	if !c.s.alive() {
-		return c.Err()
-	}
-	select {
-	case c.out <- append(append(make([]byte, 0, 1+len(b)), proto), b...):
-		return nil
-	default:
-		c.l.m.dropped.WithLabelValues("queue").Inc()
-		return ErrQueueFull
-	}
 }
 
 // OpenStream opens a stream of a protocol. It waits while the peer has as many

@@ -173,3 +173,25 @@ func TestClockIsRechecked(t *testing.T) {
 		stop(a, b)
 	})
 }
+
+// TestFilterCostsOnlyWhereUsed: without Refuse quic-go sees the bare socket and
+// all its offloads; with Refuse it cannot.
+func TestFilterCostsOnlyWhereUsed(t *testing.T) {
+	ca := newAuthority(t, td)
+	b := start(t, ca.svid(t, "/node/b", time.Hour), nil, ca)
+	bare := start(t, ca.svid(t, "/node/a1", time.Hour), nil, ca)
+	filtered := start(t, ca.svid(t, "/node/a2", time.Hour), func(c *Config) {
+		c.Refuse = func(netip.AddrPort) bool { return false }
+	}, ca)
+	qc, err := rawTransport(t).Dial(t.Context(), net.UDPAddrFromAddrPort(b.Addr()), rawConf(b, ca.svid(t, "/node/a3", time.Hour), ProtoNode), b.quicConfig())
+	if err != nil {
+		t.Fatal(err)
+	}
+	can := qc.ConnectionState().GSO // what a bare socket has on this machine
+	if got := bare.mustDial(b).s.qc.ConnectionState().GSO; got != can {
+		t.Errorf("bare socket: GSO %v, machine %v", got, can)
+	}
+	if filtered.mustDial(b).s.qc.ConnectionState().GSO {
+		t.Error("a filtered socket bypasses the filter with GSO")
+	}
+}
