@@ -94,7 +94,7 @@ func (b *bench) put(from, n int) {
 	b.Helper()
 	err := b.s.Update(func(tx *store.Tx) error {
 		for i := range n {
-			if err := Append(tx, RecordOut, map[string]uint64{"n": uint64(from + i)}); err != nil {
+			if err := Append(tx, StateOut, map[string]uint64{"n": uint64(from + i)}); err != nil {
 				return err
 			}
 		}
@@ -140,12 +140,12 @@ func (b *bench) wantGood(size uint64) Report {
 	return r
 }
 
-// numbers returns the n of every record.out leaf, in order.
+// numbers returns the n of every state.out leaf, in order.
 func (b *bench) numbers() []uint64 {
 	b.Helper()
 	var out []uint64
 	_, err := Verify(context.Background(), b.folder(), Options{Node: testNode, Leaf: func(l Indexed) {
-		if l.Kind == RecordOut.Name() {
+		if l.Kind == StateOut.Name() {
 			var body map[string]uint64
 			if err := statement.Unmarshal(l.Body, &body); err != nil {
 				b.Fatal(err)

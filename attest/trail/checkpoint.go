@@ -105,6 +105,19 @@ func newVerifier(vkey string) (note.Verifier, error) {
 	return v, nil
 }
 
+// PKIX returns the public key in a key as VerifierKey prints it, in PKIX DER.
+// Errors wrap ErrKey.
+func PKIX(vkey string) ([]byte, error) {
+	if _, err := newVerifier(vkey); err != nil {
+		return nil, err
+	}
+	key, err := base64.StdEncoding.DecodeString(strings.SplitN(vkey, "+", 3)[2])
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrKey, err)
+	}
+	return key[1:], nil // after the byte that names the algorithm
+}
+
 // OpenCheckpoint reads a signed head and checks its signature with a key as
 // VerifierKey prints it. Errors wrap ErrCheckpoint or ErrKey.
 func OpenCheckpoint(raw []byte, vkey string) (Checkpoint, error) {

@@ -27,7 +27,7 @@ func BenchmarkDrain(b *testing.B) {
 	n := newBench(b)
 	tr := n.open()
 	for b.Loop() {
-		if err := n.s.Update(func(tx *store.Tx) error { return Append(tx, RecordOut, map[string]uint64{"n": 1}) }); err != nil {
+		if err := n.s.Update(func(tx *store.Tx) error { return Append(tx, StateOut, map[string]uint64{"n": 1}) }); err != nil {
 			b.Fatal(err)
 		}
 		n.flush(tr)

@@ -58,7 +58,7 @@ func victim(dir string) error {
 		writers.Go(func() {
 			for i := uint64(0); ; i++ {
 				n := round<<40 | w<<32 | i
-				if err := s.Update(func(tx *store.Tx) error { return Append(tx, RecordOut, map[string]uint64{"n": n}) }); err != nil {
+				if err := s.Update(func(tx *store.Tx) error { return Append(tx, StateOut, map[string]uint64{"n": n}) }); err != nil {
 					fmt.Println("failed:", err)
 					return
 				}

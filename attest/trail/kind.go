@@ -61,9 +61,9 @@ var (
 	PolicyRefuse      = Kind{"policy.refuse", Each, "a policy record was not accepted"}
 	DecisionDeny      = Kind{"decision.deny", Each, "something was denied, with level and rule"}
 	DecisionAllow     = Kind{"decision.allow", Counted, "connections and requests that were allowed"}
-	RecordOut         = Kind{"record.out", Each, "a record this node signed: sequence and digest"}
-	RecordAdmit       = Kind{"record.admit", Counted, "records of others that were applied"}
-	RecordRefuse      = Kind{"record.refuse", Each, "a record that was refused, with the rule"}
+	StateOut          = Kind{"state.out", Each, "a record this node signed: sequence and digest"}
+	StateIn           = Kind{"state.in", Counted, "records of others that were applied"}
+	StateRefuse       = Kind{"state.refuse", Each, "a record that was refused, with the rule"}
 	PeerFinding       = Kind{"peer.finding", Each, "evidence against an identity was verified"}
 	PeerStanding      = Kind{"peer.standing", Each, "an identity's standing changed"}
 	AdminAction       = Kind{"admin.action", Each, "someone acted through the control API"}
@@ -73,7 +73,7 @@ var (
 var kinds = []Kind{
 	genesisKind, gapKind, openKind, NodeStart, NodeStop, IdentitySVID, IdentityEpoch, IdentityTrust, WorkloadSVID,
 	IssuerAttest, IssuerIssue, IssuerRefuse, AuthorityPublish, AuthorityEpoch, AuthorityConflict,
-	PolicyActivate, PolicyRefuse, DecisionDeny, DecisionAllow, RecordOut, RecordAdmit, RecordRefuse,
+	PolicyActivate, PolicyRefuse, DecisionDeny, DecisionAllow, StateOut, StateIn, StateRefuse,
 	PeerFinding, PeerStanding, AdminAction, Segment,
 }
 

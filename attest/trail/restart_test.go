@@ -34,7 +34,7 @@ func TestBrokenCommits(t *testing.T) {
 				for range 4 {
 					tried++
 					if err := s.Update(func(tx *store.Tx) error {
-						return Append(tx, RecordOut, map[string]uint64{"n": uint64(acked)})
+						return Append(tx, StateOut, map[string]uint64{"n": uint64(acked)})
 					}); err != nil {
 						break
 					}

@@ -206,12 +206,12 @@ func TestForeignLeaves(t *testing.T) {
 		complete  error
 		index     int64
 	}{
-		"next":             {[]Leaf{leaf(last+1, RecordOut)}, nil, nil, 0},
-		"gap of none":      {[]Leaf{gap(last, 0), leaf(last+1, RecordOut)}, nil, nil, 0},
-		"gap of two":       {[]Leaf{gap(last+2, last+1), leaf(last+3, RecordOut)}, nil, nil, 0},
-		"hole":             {[]Leaf{leaf(last+1, RecordOut), leaf(last+3, RecordOut)}, nil, ErrSequence, 6},
-		"twice":            {[]Leaf{leaf(last, RecordOut)}, nil, ErrSequence, 5},
-		"back":             {[]Leaf{leaf(1, RecordOut)}, nil, ErrSequence, 5},
+		"next":             {[]Leaf{leaf(last+1, StateOut)}, nil, nil, 0},
+		"gap of none":      {[]Leaf{gap(last, 0), leaf(last+1, StateOut)}, nil, nil, 0},
+		"gap of two":       {[]Leaf{gap(last+2, last+1), leaf(last+3, StateOut)}, nil, nil, 0},
+		"hole":             {[]Leaf{leaf(last+1, StateOut), leaf(last+3, StateOut)}, nil, ErrSequence, 6},
+		"twice":            {[]Leaf{leaf(last, StateOut)}, nil, ErrSequence, 5},
+		"back":             {[]Leaf{leaf(1, StateOut)}, nil, ErrSequence, 5},
 		"gap elsewhere":    {[]Leaf{gap(last+2, last+2)}, nil, ErrSequence, 5},
 		"gap backwards":    {[]Leaf{gap(last-1, last+1)}, nil, ErrSequence, 5},
 		"second genesis":   {[]Leaf{leaf(last+1, genesisKind)}, ErrLeaf, ErrUnjudged, 5},
@@ -334,7 +334,7 @@ func TestVerifyWhileWriting(t *testing.T) {
 				return
 			default:
 			}
-			if err := b.s.Update(func(tx *store.Tx) error { return Append(tx, RecordOut, map[string]int{"n": i}) }); err != nil {
+			if err := b.s.Update(func(tx *store.Tx) error { return Append(tx, StateOut, map[string]int{"n": i}) }); err != nil {
 				t.Error(err)
 				return
 			}

@@ -154,6 +154,9 @@ func (t *Trail) VerifierKey() string { return t.vkey }
 // Dir is the folder of this epoch, as Verify takes it.
 func (t *Trail) Dir() string { return t.w.dir }
 
+// Epoch returns the epoch whose trail this is.
+func (t *Trail) Epoch() uint64 { return t.cfg.Epoch }
+
 // Err is why the last drain failed, or nil. While it is not nil the outbox
 // keeps what is new and the trail tries again every second or so.
 func (t *Trail) Err() error {

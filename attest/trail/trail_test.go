@@ -39,7 +39,7 @@ func TestTrail(t *testing.T) {
 	b.flush(tr)
 	r := b.wantGood(702)
 	b.wantNumbers(700)
-	if r.Kinds["record.out"] != 700 || r.Kinds["genesis"] != 1 || r.Protection != "software" || !r.OwnWord || r.Node != testNode.String() {
+	if r.Kinds["state.out"] != 700 || r.Kinds["genesis"] != 1 || r.Protection != "software" || !r.OwnWord || r.Node != testNode.String() {
 		t.Errorf("report %+v", r)
 	}
 	if n, err := b.s.Pending(); n != 0 || err != nil {
@@ -54,7 +54,7 @@ func TestTrail(t *testing.T) {
 	}
 
 	last, err := Tail(t.Context(), tr.Dir(), 3)
-	if err != nil || len(last) != 3 || last[2].Index != 701 || last[0].Kind != "record.out" {
+	if err != nil || len(last) != 3 || last[2].Index != 701 || last[0].Kind != "state.out" {
 		t.Errorf("tail %+v, %v", last, err)
 	}
 	if js, err := last[2].MarshalJSON(); err != nil || !strings.Contains(string(js), `"body":{"n":699}`) {
@@ -243,7 +243,7 @@ func TestAtMostOnceASecond(t *testing.T) {
 		}
 		heads := map[uint64]bool{}
 		for i := range 100 { // ten seconds
-			if err := s.Update(func(tx *store.Tx) error { return Append(tx, RecordOut, map[string]int{"n": i}) }); err != nil {
+			if err := s.Update(func(tx *store.Tx) error { return Append(tx, StateOut, map[string]int{"n": i}) }); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(100 * time.Millisecond)
@@ -281,7 +281,7 @@ func TestOrigin(t *testing.T) {
 
 // The bytes of a leaf are frozen: trails are read years later.
 func TestLeafVector(t *testing.T) {
-	l := Leaf{Seq: 300, Kind: "record.out", At: time.UnixMilli(1790000000123).UTC(), Body: []byte{0xa1, 0x61, 'n', 0x05}}
+	l := Leaf{Seq: 300, Kind: "state.out", At: time.UnixMilli(1790000000123).UTC(), Body: []byte{0xa1, 0x61, 'n', 0x05}}
 	const want = "a401" + "19012c" + "02" + "6a7265636f72642e6f7574" + "03" + "1b000001a0c4506c7b" + "04" + "44a1616e05"
 	b, err := l.encode()
 	if got := fmt.Sprintf("%x", b); got != want || err != nil {

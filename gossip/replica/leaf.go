@@ -2,7 +2,7 @@ package replica
 
 import "github.com/bailiwick-mesh/bailiwick/gossip/feed"
 
-// Kinds of trail leaves.
+// Kinds of trail leaves. Their bodies have text keys: an auditor reads them.
 const (
 	LeafOut    = "state.out"
 	LeafIn     = "state.in"
@@ -11,32 +11,32 @@ const (
 
 // Out is the body of a LeafOut: one own record.
 type Out struct {
-	Epoch  uint64  `cbor:"1,keyasint"`
-	Seq    uint64  `cbor:"2,keyasint"`
-	Record feed.ID `cbor:"3,keyasint"`
-	Ops    uint16  `cbor:"4,keyasint"`
+	Epoch  uint64  `cbor:"epoch"`
+	Seq    uint64  `cbor:"seq"`
+	Record feed.ID `cbor:"record"`
+	Ops    uint16  `cbor:"ops"`
 }
 
 // In is the body of a LeafIn: what one commit took from one feed, counted.
 type In struct {
-	Origin  string  `cbor:"1,keyasint"`
-	Epoch   uint64  `cbor:"2,keyasint"`
-	Last    uint64  `cbor:"3,keyasint"` // seq of the newest
-	Record  feed.ID `cbor:"4,keyasint"` // its RecordID
-	Records uint64  `cbor:"5,keyasint"`
-	Ops     uint64  `cbor:"6,keyasint"`
+	Origin  string  `cbor:"origin"`
+	Epoch   uint64  `cbor:"epoch"`
+	Last    uint64  `cbor:"last"`   // seq of the newest
+	Record  feed.ID `cbor:"record"` // its RecordID
+	Records uint64  `cbor:"records"`
+	Ops     uint64  `cbor:"ops"`
 }
 
 // Refuse is the body of a LeafRefuse: a record or an op that was not believed.
 type Refuse struct {
-	Origin string  `cbor:"1,keyasint"` // who the record says it is from; unproven when the verdict is a relay's fault
-	Epoch  uint64  `cbor:"2,keyasint"`
-	Seq    uint64  `cbor:"3,keyasint"`
-	Record feed.ID `cbor:"4,keyasint"`
-	Relay  string  `cbor:"5,keyasint"`           // who handed it over
-	Why    string  `cbor:"6,keyasint"`           // a feed.Verdict, "policy", "evidence" or "own"
-	Key    string  `cbor:"7,keyasint,omitempty"` // of the op, where one op is meant
-	Detail string  `cbor:"8,keyasint,omitempty"` // for people, at most 512 bytes
+	Origin string  `cbor:"origin"` // who the record says it is from; unproven when the verdict is a relay's fault
+	Epoch  uint64  `cbor:"epoch"`
+	Seq    uint64  `cbor:"seq"`
+	Record feed.ID `cbor:"record"`
+	Relay  string  `cbor:"relay"`            // who handed it over
+	Why    string  `cbor:"why"`              // a feed.Verdict, "policy", "evidence" or "own"
+	Key    string  `cbor:"key,omitempty"`    // of the op, where one op is meant
+	Detail string  `cbor:"detail,omitempty"` // for people, at most 512 bytes
 }
 
 const maxDetail = 512

@@ -1,5 +1,5 @@
 // Package cache keeps what a node must have to work after a reboot with no
-// issuer in reach: SVIDs with their keys, trust bundles, entries and epoch
+// issuer in reach: SVIDs with their keys, trust records, entries and epoch
 // certificates, encrypted, in one file.
 //
 // It is a package of its own, and not part of workloadapi, because the node's

@@ -21,7 +21,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
@@ -63,9 +62,9 @@ func sample(t testing.TB) Contents {
 	return Contents{
 		SavedAt: now.Unix(),
 		SVIDs:   []SVID{workload},
-		Bundles: []Bundle{FromBundle(x509bundle.FromX509Authorities(svid.ID.TrustDomain(), svid.Certificates))},
+		Trust:   [][]byte{{4, 5}},
 		Entries: []Entry{{ID: "entry-1", SPIFFEID: svid.ID.String(), Selectors: []string{"unix:uid:1000"}, DNSNames: []string{}, Hint: "internal", TTL: 3600, Revision: 2}},
-		Epochs:  [][]byte{{1, 2, 3}},
+		Epochs:  [][]byte{{1, 2, 3}}, Class: "node", Endorsement: []byte{6}, TPMEpoch: 7, InUse: 8,
 	}
 }
 
@@ -97,9 +96,6 @@ func TestSaveAndLoad(t *testing.T) {
 	svid, err := got.SVIDs[0].X509()
 	if err != nil || svid.ID.String() != got.Entries[0].SPIFFEID || svid.Hint != "internal" {
 		t.Errorf("SVID: %+v, %v", svid, err)
-	}
-	if b, err := got.Bundles[0].X509(); err != nil || len(b.X509Authorities()) != 1 {
-		t.Errorf("bundle: %v, %v", b, err)
 	}
 	onDisk, _ := os.ReadFile(c.Path())
 	for _, secret := range [][]byte{want.SVIDs[0].Key, want.SVIDs[0].Chain, []byte("east.dev.example")} {

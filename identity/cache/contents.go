@@ -12,8 +12,6 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 )
 
@@ -23,11 +21,15 @@ var ErrKeyElsewhere = errors.New("the key of this SVID is not in the cache")
 
 // Contents is everything that is cached.
 type Contents struct {
-	SavedAt int64    `cbor:"1,keyasint"` // Unix seconds; set by Save
-	SVIDs   []SVID   `cbor:"2,keyasint"`
-	Bundles []Bundle `cbor:"3,keyasint"`
-	Entries []Entry  `cbor:"4,keyasint"`
-	Epochs  [][]byte `cbor:"5,keyasint"` // epoch certificates, DER
+	SavedAt     int64    `cbor:"1,keyasint"` // Unix seconds; set by Save
+	SVIDs       []SVID   `cbor:"2,keyasint"`
+	Trust       [][]byte `cbor:"3,keyasint"` // signed trust records (package trust)
+	Entries     []Entry  `cbor:"4,keyasint"`
+	Epochs      [][]byte `cbor:"5,keyasint"` // epoch certificates, DER: current, spare
+	Class       string   `cbor:"6,keyasint"` // limits class of the node
+	Endorsement []byte   `cbor:"7,keyasint"` // of the AK (package endorse); empty without a TPM
+	TPMEpoch    uint64   `cbor:"8,keyasint"` // the TPM's epoch counter when the spare was given
+	InUse       uint64   `cbor:"9,keyasint"` // the epoch the node writes in, 0 for none
 }
 
 // Time returns when the contents were saved.
@@ -35,16 +37,10 @@ func (c Contents) Time() time.Time { return time.Unix(c.SavedAt, 0) }
 
 // SVID is an X509-SVID.
 type SVID struct {
-	Entry string `cbor:"1,keyasint"` // ID of its entry; empty for the node's own
+	Entry string `cbor:"1,keyasint"` // ID of its entry, or the caller's own name for it
 	Chain []byte `cbor:"2,keyasint"` // DER certificates one after the other, leaf first
 	Key   Key    `cbor:"3,keyasint"` // empty where the key is elsewhere
 	Hint  string `cbor:"4,keyasint"`
-}
-
-// Bundle is a trust bundle.
-type Bundle struct {
-	TrustDomain string `cbor:"1,keyasint"`
-	Roots       []byte `cbor:"2,keyasint"` // DER certificates one after the other
 }
 
 // Entry is an issuer's entry: which local processes may have which identity.
@@ -129,22 +125,4 @@ func (s SVID) With(key crypto.Signer) (*x509svid.SVID, error) {
 		return nil, fmt.Errorf("cached SVID of %s is for another key: this is another TPM, or its keys were made again", id)
 	}
 	return &x509svid.SVID{ID: id, Certificates: certs, PrivateKey: key, Hint: s.Hint}, nil
-}
-
-// FromBundle returns b in the form that is cached.
-func FromBundle(b *x509bundle.Bundle) Bundle {
-	out := Bundle{TrustDomain: b.TrustDomain().Name()}
-	for _, c := range b.X509Authorities() {
-		out.Roots = append(out.Roots, c.Raw...)
-	}
-	return out
-}
-
-// X509 returns the bundle.
-func (b Bundle) X509() (*x509bundle.Bundle, error) {
-	td, err := spiffeid.TrustDomainFromString(b.TrustDomain)
-	if err != nil {
-		return nil, fmt.Errorf("cached trust bundle: %w", err)
-	}
-	return x509bundle.ParseRaw(td, b.Roots)
 }

@@ -249,3 +249,13 @@ func IsRoot(cert *x509.Certificate, td spiffeid.TrustDomain) bool {
 	return cert != nil && !td.IsZero() && cert.IsCA && cert.BasicConstraintsValid && cert.KeyUsage&x509.KeyUsageCertSign != 0 &&
 		len(cert.URIs) == 1 && cert.URIs[0].String() == rootURI(td).String()
 }
+
+// NotBefore returns the start of a certificate's validity without verifying it:
+// the time to Verify one at that has long expired, for records that it covered.
+func NotBefore(der []byte) (time.Time, error) {
+	cert, err := parse(der, oidEpoch)
+	if err != nil {
+		return time.Time{}, err
+	}
+	return cert.NotBefore, nil
+}

@@ -53,16 +53,19 @@ func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issu
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	feedHash := sha256.Sum256(der)
-	current, spare, err := s.cfg.Epochs.Allocate(ctx, c.node.SPIFFEID, feedHash, c.record.TPM, req.GetEpoch())
+	grant, err := s.cfg.Epochs.Allocate(ctx, EpochRequest{
+		ID: c.node.SPIFFEID, FeedKeyHash: feedHash, Class: class, Attested: c.record.TPM, Have: req.GetEpoch(), Floor: c.record.Epoch,
+	})
 	if err != nil {
 		return nil, refuse(codes.FailedPrecondition, "the authority allocates no epoch: %v", err)
 	}
+	class = grant.Class
 	out := &issuerv1.EnrolResponse{SpiffeId: c.node.SPIFFEID.String(), LimitsClass: class}
 	if s.cfg.TrustRecords != nil {
 		out.TrustRecords = s.cfg.TrustRecords()
 	}
 	var leaves []issueLeaf
-	for i, n := range []uint64{current, spare} {
+	for i, n := range []uint64{grant.Current, grant.Spare} {
 		prev := req.GetPrevHead()
 		if i > 0 {
 			prev = nil // nobody knows yet where the spare will begin

@@ -233,11 +233,11 @@ func (m *fakeMachine) Attest(_ context.Context, e issuer.Evidence, exchange func
 
 type fixedEpochs struct{}
 
-func (fixedEpochs) Allocate(_ context.Context, _ spiffeid.ID, _ [32]byte, _ bool, have uint64) (uint64, uint64, error) {
-	if have == 99 {
-		return 0, 0, errors.New("the node is on probation")
+func (fixedEpochs) Allocate(_ context.Context, r issuer.EpochRequest) (issuer.EpochGrant, error) {
+	if r.Have == 99 {
+		return issuer.EpochGrant{}, errors.New("the node is on probation")
 	}
-	return 5, 6, nil
+	return issuer.EpochGrant{Current: 5, Spare: 6, Class: r.Class}, nil
 }
 
 func pkix(t testing.TB, pub *ecdsa.PublicKey) []byte {

@@ -37,11 +37,26 @@ import (
 var ErrConfig = errors.New("issuer is not completely configured")
 
 // Epochs hands out epoch numbers: the region's authority. For one ID and feed
-// key it gives the same numbers until the authority moves on. have is the epoch
-// the node says it is in, 0 for none; attested says whether a TPM vouches for
-// the feed key.
+// key it gives the same numbers until the authority moves on.
 type Epochs interface {
-	Allocate(ctx context.Context, id spiffeid.ID, feedKeyHash [32]byte, attested bool, have uint64) (current, spare uint64, err error)
+	Allocate(ctx context.Context, r EpochRequest) (EpochGrant, error)
+}
+
+// EpochRequest asks for the epochs of one feed key.
+type EpochRequest struct {
+	ID          spiffeid.ID // the node
+	FeedKeyHash [32]byte    // SHA-256 of the PKIX feed key
+	Class       string      // of the node's entry, or unattested
+	Attested    bool        // a TPM vouches for the feed key
+	Have        uint64      // the epoch the node says it is in, 0 for none
+	Floor       uint64      // the TPM's epoch counter; numbers must be above it
+}
+
+// EpochGrant is the current epoch, a spare above it, and the limits class both
+// are given with: the authority may lower it for a time.
+type EpochGrant struct {
+	Current, Spare uint64
+	Class          string
 }
 
 // Config is everything an issuer needs.
