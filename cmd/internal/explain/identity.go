@@ -1,0 +1,261 @@
+package explain
+
+import (
+	"github.com/bailiwick-mesh/bailiwick/identity"
+	"github.com/bailiwick-mesh/bailiwick/identity/endorse"
+	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
+	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
+	"github.com/bailiwick-mesh/bailiwick/identity/spire"
+	"github.com/bailiwick-mesh/bailiwick/identity/trust"
+)
+
+// identities is BW4: credentials, the issuer, trust. The TLS errors of package
+// identity are the cause inside those of spire, and come last.
+var identities = []Entry{
+	{
+		Code: "BW4001", Is: issuer.ErrConfig,
+		Title:   "The issuer is not completely configured",
+		Meaning: "A part the issuer cannot do without is missing, so it did not start. Nothing was signed.",
+		Fix:     "Fill in the issuer section (listen, keys, entries) and run bailiwick check config FILE.",
+	},
+	{
+		Code: "BW4002", Is: issuer.ErrNoCA,
+		Title:   "There is no SVID root",
+		Meaning: "The issuer's key folder holds no root to sign SVIDs with. Peers go on with the SVIDs they have until those expire.",
+		Fix:     "Restore svid-root.pem into issuer.keys from its backup; make a new root only together with a new trust record for the region.",
+	},
+	{
+		Code: "BW4003", Is: issuer.ErrEntry, Exit: Usage,
+		Title:   "A registration entry was refused",
+		Meaning: "The entry contradicts itself, another entry or the trust domain. The entries before stay in force.",
+		Fix:     "Correct the entry and field the message names in the files of issuer.entries and run bailiwick check config FILE.",
+	},
+	{
+		Code: "BW4004", Is: issuer.ErrToken, Exit: Denied,
+		Title:   "The join token was refused",
+		Meaning: "It is unknown, expired or was used before; a token works once. The node got no identity.",
+		Fix:     "Have the operator of the issuer put the SHA-256 of a new token into an entry, and its text into enrol.token_file.",
+	},
+	{
+		Code: "BW4005", Is: issuer.ErrAppraisal, Exit: Denied,
+		Title:   "Policy does not accept this machine",
+		Meaning: "The TPM's evidence is genuine and an attest rule of the policy refuses what it shows: firmware, secure boot, PCRs or maker.",
+		Fix:     "Ask the issuer's node with bailiwick why last for the rule and the facts it saw; change the machine or, if the rule is wrong, the policy.",
+	},
+	{
+		Code: "BW4006", Is: issuer.ErrUnknownAgent, Exit: Denied,
+		Title:   "No agent has attested under this ID",
+		Meaning: "The issuer knows no attestation of the caller, because it never attested here or the issuer's store was lost.",
+		Fix:     "Restart the node so that it attests again.",
+	},
+	{
+		Code: "BW4007", Is: issuer.ErrUnboundKey, Exit: Denied,
+		Title:   "The certificate request is not for the attested key",
+		Meaning: "A node's own certificate goes to the key that was attested and to no other. Nothing was issued.",
+		Fix:     "Restart the node so that it attests with its present key.",
+	},
+	{
+		Code: "BW4008", Is: issuer.ErrForeignID, Exit: Denied,
+		Title:   "The certificate request names another SPIFFE ID",
+		Meaning: "It asks for an ID other than the one granted, or one outside the trust domain. Nothing was issued.",
+		Fix:     "Ask for exactly the ID of the registration entry, or have an entry made for the one wanted.",
+	},
+	{
+		Code: "BW4009", Is: issuer.ErrCSR, Exit: Denied,
+		Title:   "The certificate request was refused",
+		Meaning: "It is malformed, not signed by its own key, of an unusual key type, or names more than it may. Nothing was issued.",
+		Fix:     "Send a PKCS #10 request with a P-256 key and one SPIFFE URI, signed by that key.",
+	},
+	{
+		Code: "BW4010", Is: issuer.ErrSpent,
+		Title:   "An SVID approval was used twice",
+		Meaning: "Each check of a request allows one certificate by one CA. The second was not issued.",
+		Fix:     "Send the request again. If it repeats, report it with the issuer's log: it is a mistake in the program.",
+	},
+	{
+		Code: "BW4011", Is: spire.ErrBanned, Exit: Denied,
+		Title:   "This machine is banned by its issuer",
+		Meaning: "The issuer refuses this node for good, most likely because it was quarantined or its entry was removed.",
+		Fix:     "Run bailiwick quarantine list on a node of the region; after a release there, move <state>/keys away and enrol again.",
+	},
+	{
+		Code: "BW4012", Is: spire.ErrMustAttest,
+		Title:   "The agent SVID is no longer accepted",
+		Meaning: "The issuer wants a fresh attestation before it renews anything. The present SVIDs work until they expire.",
+		Fix:     "Nothing needs to be done: the node attests again by itself. If it repeats, restart the node.",
+	},
+	{
+		Code: "BW4013", Is: spire.ErrServer,
+		Title:   "The server is not this region's issuer",
+		Meaning: "What answers shows a certificate that is not that of the region's issuer. Nothing was sent to it.",
+		Fix:     "Check enrol.issuers, the region's record in trust.records, and both clocks.",
+	},
+	{
+		Code: "BW4014", Is: spire.ErrUnreachable, Exit: Unreachable,
+		Title:   "The issuer cannot be reached",
+		Meaning: "None of its addresses answers, or it cannot serve now. The node works on with the SVIDs it has until they expire and tries again by itself.",
+		Fix:     "Check that the issuer's node runs and that its address in enrol.issuers can be reached: bailiwick status --node NAME.",
+	},
+	{
+		Code: "BW4015", Is: spire.ErrRefused, Exit: Denied,
+		Title:   "The issuer refused",
+		Meaning: "The issuer understood the request and said no, for the reason in the message. What was issued before stays valid until it expires.",
+		Fix:     "Act on the reason in the message; the issuer's node has more: bailiwick why last there, and its log.",
+	},
+	{
+		Code: "BW4016", Is: spire.ErrAnswer,
+		Title:   "The issuer's answer cannot be used",
+		Meaning: "The server answered something else than was asked for. Nothing of it was kept.",
+		Fix:     "Check that enrol.issuers names a bailiwick issuer or SPIRE server of a version this node knows.",
+	},
+	{
+		Code: "BW4017", Is: epoch.ErrNoRoot,
+		Title:   "There is no record root",
+		Meaning: "The key folder holds no root for epoch certificates. Feeds go on until their certificates expire; new nodes cannot write.",
+		Fix:     "Restore record-root.pem into issuer.keys from its backup; make a new root only together with a new trust record for the region.",
+	},
+	{
+		Code: "BW4018", Is: epoch.ErrRequest, Exit: Denied,
+		Title:   "The epoch certificate request was refused",
+		Meaning: "It asks for something no epoch certificate may say; the message names the field. No epoch was spent on it.",
+		Fix:     "Check that node and issuer run the same version; if they do, report it with both logs.",
+	},
+	{
+		Code: "BW4019", Is: epoch.ErrSpent,
+		Title:   "An epoch approval was used twice",
+		Meaning: "Each check of a request allows one certificate by one root. The second was not issued, so no epoch was given out twice.",
+		Fix:     "Ask again. If it repeats, report it with the issuer's log: it is a mistake in the program.",
+	},
+	{
+		Code: "BW4020", Is: epoch.ErrUntrusted,
+		Title:   "The epoch certificate is not signed by the region's record root",
+		Meaning: "Either the trust record here is out of date or the certificate is false. Records under it are not accepted; nobody is blamed for them.",
+		Fix:     "Put the region's newest trust record into trust.records and restart the node.",
+	},
+	{
+		Code: "BW4021", Is: epoch.ErrForeign, Exit: Denied,
+		Title:   "The epoch certificate belongs to another trust domain",
+		Meaning: "A certificate of one region was offered in another. It counts for nothing here.",
+		Fix:     "Check which region's issuer the node enrolled with (enrol.issuers, node).",
+	},
+	{
+		Code: "BW4022", Is: epoch.ErrExpired,
+		Title:   "The epoch certificate is outside its validity",
+		Meaning: "The node may not sign new records under it. Records dated inside its validity stay valid.",
+		Fix:     "See that the node reaches its issuer, which renews it for the same epoch, and compare both clocks.",
+	},
+	{
+		Code: "BW4023", Is: epoch.ErrMalformed,
+		Title:   "Malformed epoch certificate",
+		Meaning: "The bytes are not an epoch certificate. They were refused.",
+		Fix:     "Check that both sides run the same version; if it is this node's own, restart it so that it enrols again.",
+	},
+	{
+		Code: "BW4024", Is: endorse.ErrUntrusted,
+		Title:   "The AK endorsement is not signed by the region's authority",
+		Meaning: "Either the trust record here is out of date or the endorsement is false. Quotes under it prove nothing here.",
+		Fix:     "Put the region's newest trust record into trust.records and restart the node.",
+	},
+	{
+		Code: "BW4025", Is: endorse.ErrExpired,
+		Title:   "The AK endorsement has expired",
+		Meaning: "Peers no longer take the node's quotes on it. Its SVID and feed are not affected.",
+		Fix:     "Restart the node with its issuer in reach: it enrols again and gets a new one.",
+	},
+	{
+		Code: "BW4026", Is: endorse.ErrMalformed,
+		Title:   "Malformed AK endorsement",
+		Meaning: "The bytes are no endorsement, or a field is wrong. They were refused.",
+		Fix:     "Check that issuer and node run the same version, then restart the node so that it enrols again.",
+	},
+	{
+		Code: "BW4027", Is: trust.ErrUnsigned, Exit: Denied,
+		Title:   "The trust record is not signed by enough global keys",
+		Meaning: "Fewer of the configured global keys signed it than trust.threshold asks for. It was not used.",
+		Fix:     "Have it signed with more of the global keys, or correct trust.global_keys and trust.threshold.",
+	},
+	{
+		Code: "BW4028", Is: trust.ErrExpired,
+		Title:   "The trust record is outside its validity",
+		Meaning: "The region's roots are not trusted by it any more, or not yet.",
+		Fix:     "Put a newer record of the region into trust.records and restart the node; check this machine's clock.",
+	},
+	{
+		Code: "BW4029", Is: trust.ErrConflict, Exit: Denied,
+		Title:   "Two trust records contradict each other",
+		Meaning: "The global keys signed two contents under one version, or gave a label or trust domain twice. The one known first stays in force.",
+		Fix:     "Find out who signed both, then publish a record with a higher version.",
+	},
+	{
+		Code: "BW4030", Is: trust.ErrOld,
+		Title:   "A newer trust record is known already",
+		Meaning: "An older version of a region's record was offered. Nothing was changed and nothing is wrong.",
+		Fix:     "Replace the old file in trust.records by the newest one so that the message goes away.",
+	},
+	{
+		Code: "BW4031", Is: trust.ErrUnknown,
+		Title:   "No trust record for this trust domain",
+		Meaning: "Nothing here says which roots to believe for the trust domain, so nobody from it is believed.",
+		Fix:     "Add the region's signed trust record to trust.records if it should be trusted, and restart the node.",
+	},
+	{
+		Code: "BW4032", Is: trust.ErrNoGlobal, Exit: Usage,
+		Title:   "The global keys cannot reach the threshold",
+		Meaning: "trust.threshold asks for more signatures than there are keys, or for none. No trust record can be checked.",
+		Fix:     "Set trust.threshold from 1 to the number of different keys in trust.global_keys.",
+	},
+	{
+		Code: "BW4033", Is: trust.ErrMalformed,
+		Title:   "Malformed trust record",
+		Meaning: "The bytes are no trust record, or a field is wrong. The file was not used.",
+		Fix:     "Get the file again from the global authority and check trust.records; a trust record is binary, not PEM.",
+	},
+	{
+		Code: "BW4034", Is: identity.ErrNotNode, Exit: Usage,
+		Title:   "Not a node ID",
+		Meaning: "The SPIFFE ID does not name a node.",
+		Fix:     "Write spiffe://<trust domain>/node/<name> or spiffe://<trust domain>/zone/<zone>/node/<name>.",
+	},
+	{
+		Code: "BW4035", Is: identity.ErrNoSVID,
+		Title:   "There is no SVID yet",
+		Meaning: "The process has no certificate to show, so it cannot connect or serve. What it holds already is kept.",
+		Fix:     "Wait for enrolment; if it does not come, look in bailiwick status and the log for why the issuer is not reached.",
+	},
+	{
+		Code: "BW4036", Is: identity.ErrNotSVID, Exit: Denied,
+		Title:   "The peer's certificate is not an X.509-SVID",
+		Meaning: "It shows no certificate, not exactly one SPIFFE ID, or a CA certificate. The connection was refused.",
+		Fix:     "Check that the peer got its certificate from its region's issuer and that the address is a bailiwick node.",
+	},
+	{
+		Code: "BW4037", Is: identity.ErrForeign, Exit: Denied,
+		Title:   "There is no trust bundle for the peer's trust domain",
+		Meaning: "The peer belongs to a region this node has no record of. The connection was refused.",
+		Fix:     "Add that region's signed trust record to trust.records if it should be trusted, and restart the node.",
+	},
+	{
+		Code: "BW4038", Is: identity.ErrUntrusted, Exit: Denied,
+		Title:   "The peer's certificate does not chain to its region's roots",
+		Meaning: "The peer, or the trust record here, is out of date or false. The connection was refused.",
+		Fix:     "Put that region's newest trust record into trust.records; if it is the newest, have the peer enrol again.",
+	},
+	{
+		Code: "BW4039", Is: identity.ErrExpired, Exit: Denied,
+		Title:   "The peer's certificate is outside its validity",
+		Meaning: "It has expired or is not valid yet by this machine's clock. The connection was refused; no expiry is ever extended silently.",
+		Fix:     "Compare the clocks of both machines (timedatectl), and see whether the peer reaches its issuer.",
+	},
+	{
+		Code: "BW4040", Is: identity.ErrResumed, Exit: Denied,
+		Title:   "The peer resumed a TLS session",
+		Meaning: "Resumption would skip the check of its certificate, so it is never accepted. The connection was refused.",
+		Fix:     "Turn session tickets off in the client; a bailiwick node never offers them.",
+	},
+	{
+		Code: "BW4041", Is: identity.ErrRefused, Exit: Denied,
+		Title:   "The peer is not authorised",
+		Meaning: "Its identity is genuine and it is not welcome here: it is not the service that was asked for, or not accepted by policy or standing.",
+		Fix:     "Run bailiwick why last for the rule; if it is the service, check the workloads listed for its name under authority.services.",
+	},
+}

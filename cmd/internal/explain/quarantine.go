@@ -1,0 +1,44 @@
+package explain
+
+import "github.com/bailiwick-mesh/bailiwick/policy/quarantine"
+
+// quarantined is BW8: peers that are shut out, and the evidence against them.
+// quarantine.ErrEvidence wraps what gossip/feed found wrong with a proof.
+var quarantined = []Entry{
+	{
+		Code: "BW8002", Is: quarantine.ErrEvidence,
+		Title:   "The evidence does not verify",
+		Meaning: "Bytes offered as evidence are too large or prove nothing. They convict nobody; a node that signed its name to them accuses itself.",
+		Fix:     "Look at who offered it with bailiwick quarantine list; do not act on the accusation.",
+	},
+	{
+		Code: "BW8003", Is: quarantine.ErrNoEvidence,
+		Title:   "The evidence is not kept on this node",
+		Meaning: "The finding is known by its digest only: its bytes were over what one node keeps. The standing holds all the same.",
+		Fix:     "Ask another node of the region, or the finder: bailiwick quarantine show ID --node NAME.",
+	},
+	{
+		Code: "BW8004", Is: quarantine.ErrNoCase,
+		Title:   "Nothing is known against this identity",
+		Meaning: "This node holds no finding, release or revocation for the SPIFFE ID.",
+		Fix:     "Check the spelling against bailiwick quarantine list. Another region keeps its own cases; ask a node there.",
+	},
+	{
+		Code: "BW8005", Is: quarantine.ErrForeign, Exit: Denied,
+		Title:   "Quarantine does not cross regions",
+		Meaning: "Somebody sent a finding, release or revocation about an identity of another trust domain. It was refused and changed nothing; the sender is at fault.",
+		Fix:     "Send it to a node of the region the identity belongs to.",
+	},
+	{
+		Code: "BW8006", Is: quarantine.ErrFull,
+		Title:   "The quarantine set is full",
+		Meaning: "A bound of the set is reached and the new fact was not kept. No healthy fleet gets here, so something fills it on purpose; what is held goes on being enforced.",
+		Fix:     "Find the finder of most cases with bailiwick quarantine list -o json and have the region's authority deal with it first.",
+	},
+	{
+		Code: "BW8007", Is: quarantine.ErrMalformed,
+		Title:   "Not a case, release or revocation",
+		Meaning: "The bytes are damaged or were made by another version. Nothing was changed.",
+		Fix:     "Get the file again from where it was made, and check that both nodes run the same version.",
+	},
+}
