@@ -22,6 +22,9 @@ var (
 	// in another namespace, or this process may not look (run the sidecar as
 	// root or with CAP_SYS_PTRACE to serve other users). The text says which.
 	ErrUnattributed = errors.New("socket cannot be attributed to a local process")
+	// ErrNoSocket comes with ErrUnattributed where there is no such socket at
+	// all: nobody listens, or the client is not on this machine.
+	ErrNoSocket = errors.New("no such socket")
 )
 
 // Process is a local process, as found when it was attributed. The zero value

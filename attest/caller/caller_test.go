@@ -244,8 +244,8 @@ func TestFromListener(t *testing.T) {
 			}
 		})
 	}
-	if _, err := FromListener(netip.MustParseAddrPort("127.0.0.1:1")); !errors.Is(err, ErrUnattributed) {
-		t.Errorf("nobody listens: %v, want ErrUnattributed", err)
+	if _, err := FromListener(netip.MustParseAddrPort("127.0.0.1:1")); !errors.Is(err, ErrUnattributed) || !errors.Is(err, ErrNoSocket) {
+		t.Errorf("nobody listens: %v, want ErrUnattributed and ErrNoSocket", err)
 	}
 }
 

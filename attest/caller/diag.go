@@ -49,7 +49,7 @@ func connected(local, remote netip.AddrPort) (diagSocket, error) {
 			return s, nil
 		}
 	}
-	return diagSocket{}, fmt.Errorf("%w: no socket from %s to %s on this machine", ErrUnattributed, local, remote)
+	return diagSocket{}, fmt.Errorf("%w: %w: none from %s to %s on this machine", ErrUnattributed, ErrNoSocket, local, remote)
 }
 
 // listeners finds the sockets among which the kernel chooses for a connection
@@ -99,7 +99,7 @@ func choose(all []diagSocket, addr netip.AddrPort) ([]diagSocket, error) {
 	if len(wild) > 0 {
 		return wild, nil
 	}
-	return nil, fmt.Errorf("%w: nobody listens on %s", ErrUnattributed, addr)
+	return nil, fmt.Errorf("%w: %w: nobody listens on %s", ErrUnattributed, ErrNoSocket, addr)
 }
 
 func plain(a netip.AddrPort) netip.AddrPort {

@@ -66,6 +66,7 @@ var (
 	StateRefuse       = Kind{"state.refuse", Each, "a record that was refused, with the rule"}
 	PeerFinding       = Kind{"peer.finding", Each, "evidence against an identity was verified"}
 	PeerStanding      = Kind{"peer.standing", Each, "an identity's standing changed"}
+	PeerRelease       = Kind{"peer.release", Each, "the authority released or revoked an identity"}
 	AdminAction       = Kind{"admin.action", Each, "someone acted through the control API"}
 	Segment           = Kind{"segment", Counted, "the digest of a file of many decisions"}
 )
@@ -74,7 +75,7 @@ var kinds = []Kind{
 	genesisKind, gapKind, openKind, NodeStart, NodeStop, IdentitySVID, IdentityEpoch, IdentityTrust, WorkloadSVID,
 	IssuerAttest, IssuerIssue, IssuerRefuse, AuthorityPublish, AuthorityEpoch, AuthorityConflict,
 	PolicyActivate, PolicyRefuse, DecisionDeny, DecisionAllow, StateOut, StateIn, StateRefuse,
-	PeerFinding, PeerStanding, AdminAction, Segment,
+	PeerFinding, PeerStanding, PeerRelease, AdminAction, Segment,
 }
 
 // Kinds returns the registry, in the order of the names.

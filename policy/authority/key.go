@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -27,7 +28,7 @@ var (
 const keyFile = "authority.key"
 
 // Key is the signing key of a region's authority. No format verb and no logger
-// prints it, and nothing outside this package can sign with it.
+// prints it.
 type Key struct{ secret *ecdsa.PrivateKey }
 
 // Format writes a placeholder for every verb.
@@ -41,6 +42,19 @@ func (*Key) MarshalText() ([]byte, error) { return []byte("authority.Key(redacte
 
 // Public returns the key that the region's trust record names.
 func (k *Key) Public() *ecdsa.PublicKey { return &k.secret.PublicKey }
+
+// Signer lets the issuer beside the authority sign endorsements in its name. It
+// prints as little as the key.
+func (k *Key) Signer() crypto.Signer { return signer{k} }
+
+// signer hides the key from printing and from type assertions.
+type signer struct{ *Key }
+
+func (s signer) Public() crypto.PublicKey { return s.Key.Public() }
+
+func (s signer) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	return s.secret.Sign(rand, digest, opts)
+}
 
 // OpenKey reads the key in dir, or makes it, mode 0600, on the first call. dir
 // must exist. Errors wrap ErrKeyMode, ErrKeyFile or the file system's.

@@ -1,0 +1,112 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/dev"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/explain"
+)
+
+const (
+	systemSocket = "/var/lib/bailiwick/run/control.sock"
+	callTimeout  = 10 * time.Second
+)
+
+// target is one node the command talks to.
+type target struct {
+	name   string
+	socket string
+	controlv1.ControlClient
+}
+
+// targets are the nodes to ask: the one given by --socket, the dev fleet of this
+// folder (or its --node), or the machine's own.
+func (o *options) targets() ([]target, error) {
+	if o.socket != "" {
+		return []target{dial(o.socket, o.socket)}, nil
+	}
+	fleet, err := dev.Find(".")
+	if errors.Is(err, dev.ErrNoFleet) && o.node == "" {
+		return []target{dial("this node", systemSocket)}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var out []target
+	for _, n := range fleet.Nodes {
+		if o.node == "" || o.node == n.Name {
+			out = append(out, dial(n.Name, n.ControlSocket))
+		}
+	}
+	if len(out) == 0 {
+		return nil, &usageError{fmt.Errorf("--node %s: the dev fleet has %v", o.node, fleet.Names())}
+	}
+	return out, nil
+}
+
+// one is the single node a verb is about: the first of the fleet unless chosen.
+func (o *options) one() (target, error) {
+	all, err := o.targets()
+	if err != nil {
+		return target{}, err
+	}
+	return all[0], nil
+}
+
+func dial(name, socket string) target {
+	client := &http.Client{Transport: &http.Transport{
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", socket)
+		},
+	}}
+	return target{name: name, socket: socket, ControlClient: controlv1.NewControlClient(client, "http://bailiwick")}
+}
+
+// reached turns a transport failure into one that names the socket and the fix.
+func (t target) reached(err error) error {
+	if err == nil {
+		return nil
+	}
+	if connect.CodeOf(err) == connect.CodeUnavailable || connect.CodeOf(err) == connect.CodeDeadlineExceeded {
+		return fmt.Errorf("%s: %w: %s: %v", t.name, explain.ErrUnreachable, t.socket, err)
+	}
+	return fmt.Errorf("%s: %w", t.name, err)
+}
+
+// answers asks all targets at once and keeps their order. A node that does not
+// answer has a nil answer and an error.
+func answers[T any](targets []target, ask func(context.Context, target) (*T, error)) ([]*T, []error) {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	out, errs := make([]*T, len(targets)), make([]error, len(targets))
+	done := make(chan struct{})
+	for i, t := range targets {
+		go func() {
+			v, err := ask(ctx, t)
+			out[i], errs[i] = v, t.reached(err)
+			done <- struct{}{}
+		}()
+	}
+	for range targets {
+		<-done
+	}
+	return out, errs
+}
+
+// allFailed is the first error where nobody answered.
+func allFailed(errs []error) error {
+	if slices.Contains(errs, nil) {
+		return nil
+	}
+	return errs[0]
+}

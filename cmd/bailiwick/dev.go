@@ -1,0 +1,274 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/dev"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/output"
+)
+
+const (
+	upPatience = 60 * time.Second
+	tableEvery = time.Second
+)
+
+func devCommand(o *options) *cobra.Command {
+	var detach bool
+	c := &cobra.Command{
+		Use:   "dev",
+		Short: "Run a whole fleet on this machine: two regions, five nodes, five TPMs",
+		Long: `Dev starts two regions of five nodes in all, each node its own process with its
+own software TPM, and sample workloads that reach each other through them. State
+is kept below .dev in this folder and resumed at the next start. All other verbs
+find the fleet by themselves from this folder.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if detach {
+				return devDetach(cmd.Context(), o)
+			}
+			return devForeground(cmd.Context(), o)
+		},
+	}
+	c.Flags().BoolVar(&detach, "detach", false, "return when the fleet is up and leave it running")
+	c.AddCommand(
+		devVerb("stop", "End the fleet and keep its state", cobra.NoArgs, func(ctx context.Context, f *dev.Fleet, _ []string) error { return dev.Stop(f) }),
+		&cobra.Command{Use: "clean", Short: "End the fleet and remove its state", Args: cobra.NoArgs,
+			RunE: func(*cobra.Command, []string) error { return dev.Clean(".") }},
+		devVerb("cut REGION", "Cut a region off: packets between it and the others are refused", cobra.ExactArgs(1),
+			func(ctx context.Context, f *dev.Fleet, args []string) error { return dev.Cut(ctx, f, args[0], true) }),
+		devVerb("heal REGION", "End a cut", cobra.ExactArgs(1),
+			func(ctx context.Context, f *dev.Fleet, args []string) error { return dev.Cut(ctx, f, args[0], false) }),
+		devPoisonCommand(o), devTamperCommand(o), devSuperviseCommand(), devWorkloadCommand(),
+	)
+	return c
+}
+
+// devVerb is a subcommand on the running fleet of this folder.
+func devVerb(use, short string, args cobra.PositionalArgs, do func(context.Context, *dev.Fleet, []string) error) *cobra.Command {
+	return &cobra.Command{Use: use, Short: short, Args: args, RunE: func(cmd *cobra.Command, args []string) error {
+		f, err := dev.Find(".")
+		if err != nil {
+			return err
+		}
+		return do(cmd.Context(), f, args)
+	}}
+}
+
+func devPoisonCommand(o *options) *cobra.Command {
+	return devVerb("poison NODE", "Have a hostile process take a node's state and TPM and equivocate", cobra.ExactArgs(1),
+		func(ctx context.Context, f *dev.Fleet, args []string) error {
+			result, err := dev.Poison(ctx, f, args[0], func(step string) { fmt.Fprintln(o.out, step) })
+			if err != nil {
+				return err
+			}
+			for _, line := range result {
+				fmt.Fprintln(o.out, line)
+			}
+			return nil
+		})
+}
+
+func devTamperCommand(o *options) *cobra.Command {
+	return devVerb("tamper NODE", "Extend one PCR of a node's TPM: its next attestation fails", cobra.ExactArgs(1),
+		func(ctx context.Context, f *dev.Fleet, args []string) error {
+			result, err := dev.Tamper(ctx, f, args[0])
+			if err != nil {
+				return err
+			}
+			fmt.Fprintln(o.out, result)
+			return nil
+		})
+}
+
+func devSuperviseCommand() *cobra.Command {
+	return &cobra.Command{Use: "supervise", Hidden: true, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
+		defer stop()
+		return dev.Supervise(ctx, ".", func(string) {}, func(*dev.Fleet) {})
+	}}
+}
+
+func devWorkloadCommand() *cobra.Command {
+	var address, service, counters string
+	c := &cobra.Command{Use: "workload", Hidden: true}
+	serve := &cobra.Command{Use: "serve", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM)
+		defer stop()
+		return dev.Serve(ctx, address, service)
+	}}
+	call := &cobra.Command{Use: "call", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM)
+		defer stop()
+		return dev.Call(ctx, address, service, counters)
+	}}
+	for _, sub := range []*cobra.Command{serve, call} {
+		sub.Flags().StringVar(&address, "address", "", "")
+		sub.Flags().StringVar(&service, "service", "", "")
+		sub.Flags().StringVar(&counters, "counters", "", "")
+	}
+	c.AddCommand(serve, call)
+	return c
+}
+
+func devDetach(ctx context.Context, o *options) error {
+	began := time.Now()
+	say := progress(o.err)
+	say("starting")
+	f, err := dev.Detach(".")
+	if err != nil {
+		return err
+	}
+	if err := waitUp(ctx, o, f, say); err != nil {
+		return err
+	}
+	say("")
+	fmt.Fprintf(o.out, "the fleet is up after %.1fs: %d nodes in %d regions. Try: bailiwick status\n", time.Since(began).Seconds(), len(f.Nodes), len(f.Regions))
+	return nil
+}
+
+func devForeground(ctx context.Context, o *options) error {
+	ctx, stop := signal.NotifyContext(ctx, syscall.SIGTERM, syscall.SIGINT)
+	defer stop()
+	began := time.Now()
+	say := progress(o.err)
+	var shown chan error
+	err := dev.Supervise(ctx, ".", say, func(f *dev.Fleet) {
+		shown = make(chan error, 1)
+		go func() {
+			err := waitUp(ctx, o, f, say)
+			if err == nil {
+				say("")
+				fmt.Fprintf(o.out, "the fleet is up after %.1fs; Ctrl-C stops it. In another terminal, in this folder: bailiwick status\n", time.Since(began).Seconds())
+				watchTable(ctx, o, f)
+			} else if ctx.Err() == nil {
+				stop() // a fleet that does not come up is no fleet: end it and say why
+			}
+			shown <- err
+		}()
+	})
+	if shown != nil {
+		if upErr := <-shown; upErr != nil && !errors.Is(upErr, context.Canceled) {
+			return errors.Join(upErr, err)
+		}
+	}
+	return err
+}
+
+// waitUp returns when every node has its identity and sees whom it should see.
+func waitUp(ctx context.Context, o *options, f *dev.Fleet, say func(string)) error {
+	ctx, cancel := context.WithTimeout(ctx, upPatience)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		up, missing := 0, ""
+		got, errs := answers(fleetTargets(f), func(ctx context.Context, t target) (*controlv1.StatusResponse, error) {
+			return t.Status(ctx, &controlv1.StatusRequest{})
+		})
+		for i, s := range got {
+			if why := dev.Missing(f, f.Nodes[i], s); why == "" {
+				up++
+			} else if missing = f.Nodes[i].Name + ": " + why; errs[i] != nil {
+				missing = f.Nodes[i].Name + ": not answering yet"
+			}
+		}
+		if up == len(got) {
+			return nil
+		}
+		say(fmt.Sprintf("%d of %d nodes up; %s", up, len(got), missing))
+		select {
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return ctx.Err()
+			}
+			return fmt.Errorf("%w: after %s, %s; see the log files below %s/nodes", dev.ErrNotUp, upPatience, missing, f.Dir)
+		case <-tick.C:
+		}
+	}
+}
+
+func fleetTargets(f *dev.Fleet) (out []target) {
+	for _, n := range f.Nodes {
+		out = append(out, dial(n.Name, n.ControlSocket))
+	}
+	return out
+}
+
+// progress overwrites one line on a terminal and says nothing elsewhere.
+func progress(w io.Writer) func(string) {
+	if !output.IsTerminal(w) {
+		return func(string) {}
+	}
+	return func(s string) { fmt.Fprintf(w, "\r\033[K%s", s) }
+}
+
+// watchTable shows the fleet until ctx ends: a live table on a terminal, a line
+// for each change elsewhere.
+func watchTable(ctx context.Context, o *options, f *dev.Fleet) {
+	live := output.IsTerminal(o.out)
+	tick := time.NewTicker(tableEvery)
+	defer tick.Stop()
+	last := map[string]string{}
+	for {
+		got, errs := answers(fleetTargets(f), func(ctx context.Context, t target) (*controlv1.StatusResponse, error) {
+			return t.Status(ctx, &controlv1.StatusRequest{})
+		})
+		if ctx.Err() != nil {
+			return
+		}
+		if live {
+			fmt.Fprint(o.out, "\033[H\033[2J")
+			statusTable(o.out, fleetTargets(f), got, errs, false)
+			fmt.Fprintln(o.out)
+			trafficTable(o.out, f)
+			fmt.Fprintln(o.out, "\nCtrl-C stops the fleet. Try in another terminal: bailiwick dev poison east-n2; bailiwick why last")
+		} else {
+			for i, s := range got {
+				line := "unreachable"
+				if s != nil {
+					line = fmt.Sprintf("%s, %d of %d peers, lease %s", s.Self.Standing, s.Self.PeersUp, s.Self.PeersKnown, s.View.Lease.Mode)
+				}
+				if name := f.Nodes[i].Name; last[name] != line {
+					last[name] = line
+					fmt.Fprintf(o.out, "%s %s: %s\n", time.Now().UTC().Format(time.RFC3339), name, line)
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// trafficTable shows what the sample clients see.
+func trafficTable(w io.Writer, f *dev.Fleet) {
+	var rows [][]string
+	for _, wl := range f.Workloads {
+		if wl.Calls == "" {
+			continue
+		}
+		c, err := f.ReadCounters(wl.Name)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		policy := "allowed"
+		if wl.Denied {
+			policy = "denied"
+		}
+		rows = append(rows, []string{wl.Name, wl.Calls, policy, fmt.Sprint(c.OK), fmt.Sprint(c.Refused)})
+	}
+	output.Columns(w, "CLIENT CALLS POLICY ANSWERED REFUSED", rows)
+}
+

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/explain"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/output"
+)
+
+func quarantineCommand(o *options) *cobra.Command {
+	c := &cobra.Command{Use: "quarantine", Short: "Peers that are shut out, and the evidence"}
+	c.AddCommand(quarantineListCommand(o), quarantineShowCommand(o), quarantineReleaseCommand(o))
+	return c
+}
+
+func quarantineListCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "list",
+		Short: "Who is not in good standing, as each node sees it",
+		Args:  cobra.NoArgs,
+		RunE:  func(*cobra.Command, []string) error { return quarantineList(o) },
+	}
+}
+
+func quarantineList(o *options) error {
+	targets, err := o.targets()
+	if err != nil {
+		return err
+	}
+	got, errs := answers(targets, func(ctx context.Context, t target) (*controlv1.ListCasesResponse, error) {
+		return t.ListCases(ctx, &controlv1.ListCasesRequest{})
+	})
+	if err := allFailed(errs); err != nil {
+		return err
+	}
+	doc := output.Document{AsOf: time.Now().UTC()}
+	var rows [][]string
+	for i, r := range got {
+		if r == nil {
+			rows = append(rows, []string{targets[i].name, "unreachable"})
+			continue
+		}
+		if doc.ViewOf == "" {
+			doc = document(r.View)
+		}
+		b, err := output.Message(r)
+		if err != nil {
+			return err
+		}
+		doc.Nodes = append(doc.Nodes, b)
+		if len(r.Cases) == 0 {
+			rows = append(rows, []string{shortID(r.View.ViewOf), "-", "nobody"})
+		}
+		for _, c := range r.Cases {
+			rows = append(rows, []string{shortID(r.View.ViewOf), c.Id, shortID(c.Accused), c.Standing, c.Class, c.Since.AsTime().Format(time.RFC3339), fmt.Sprintf("%dB", c.EvidenceBytes)})
+		}
+	}
+	return output.Write(o.out, o.format, doc, func(w io.Writer) {
+		output.Columns(w, "SEEN_BY CASE ACCUSED STANDING CLASS SINCE PROOF", rows)
+	})
+}
+
+func quarantineShowCommand(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "show ID",
+		Short: "One case: the evidence, who saw it, verified again on the spot",
+		Args:  cobra.ExactArgs(1),
+		RunE:  func(_ *cobra.Command, args []string) error { return quarantineShow(o, args[0]) },
+	}
+}
+
+func quarantineShow(o *options, id string) error {
+	targets, err := o.targets()
+	if err != nil {
+		return err
+	}
+	got, errs := answers(targets, func(ctx context.Context, t target) (*controlv1.ShowCaseResponse, error) {
+		r, err := t.ShowCase(ctx, &controlv1.ShowCaseRequest{Id: id})
+		if connect.CodeOf(err) == connect.CodeNotFound {
+			return &controlv1.ShowCaseResponse{}, nil
+		}
+		return r, err
+	})
+	if err := allFailed(errs); err != nil {
+		return err
+	}
+	var shown *controlv1.ShowCaseResponse
+	for _, r := range got {
+		if r.GetCase() != nil {
+			shown = r
+			break
+		}
+	}
+	if shown == nil {
+		return fmt.Errorf("no node here has a case %q; see: bailiwick quarantine list", id)
+	}
+	doc := document(shown.View)
+	b, err := output.Message(shown)
+	if err != nil {
+		return err
+	}
+	doc.Items = append(doc.Items, b)
+	err = output.Write(o.out, o.format, doc, func(w io.Writer) {
+		fmt.Fprintf(w, "%s\n\ncase %s: %s is %s\n", headline(shown.View), shown.Case.Id, shown.Case.Accused, shown.Case.Standing)
+		for _, line := range shown.Story {
+			fmt.Fprintf(w, "  %s\n", line)
+		}
+		fmt.Fprintf(w, "verified again just now: %s\n", shown.Verdict)
+	})
+	if err == nil && !shown.Verified {
+		return &exitCode{explain.Failed}
+	}
+	return err
+}
+
+func quarantineReleaseCommand(o *options) *cobra.Command {
+	var reason string
+	c := &cobra.Command{
+		Use:   "release ID --reason TEXT",
+		Short: "Let a node back in, signed by the region's authority (ask the authority's node)",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			t, err := o.one()
+			if err != nil {
+				return err
+			}
+			ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
+			defer cancel()
+			r, err := t.Release(ctx, &controlv1.ReleaseRequest{Id: args[0], Reason: reason})
+			if err != nil {
+				return t.reached(err)
+			}
+			_, err = fmt.Fprintf(o.out, "released; standing is now %s\n", r.Standing)
+			return err
+		},
+	}
+	c.Flags().StringVar(&reason, "reason", "", "root cause, kept in the signed release (required)")
+	_ = c.MarkFlagRequired("reason")
+	return c
+}

@@ -1,0 +1,146 @@
+package app
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/bailiwick-mesh/bailiwick/"
+
+// mayImport is a statement of intent: to change an arrow, change it here first.
+// A folder may always import within itself. Nobody imports cmd.
+var mayImport = map[string][]string{
+	"attest":   {},
+	"gossip":   {"attest"},
+	"identity": {"attest"},
+	"policy":   {"attest"},
+	"mesh":     {"attest", "identity", "policy"},
+	"cmd":      {"attest", "gossip", "identity", "policy", "mesh", "cmd"},
+	"test":     {"attest", "gossip", "identity", "policy", "mesh", "cmd"},
+	"deploy":   {},
+}
+
+// homes gives each heavy or dangerous library the only folders that may see it.
+// Its types do not leave home.
+var homes = map[string][]string{
+	"github.com/open-policy-agent/opa":               {"policy"},
+	"github.com/quic-go/quic-go":                     {"mesh/link", "test"},
+	"github.com/hashicorp/serf":                      {"gossip/roster", "test"},
+	"github.com/hashicorp/memberlist":                {"gossip/roster", "test"},
+	"github.com/google/go-tpm":                       {"attest/tpm"},
+	"github.com/google/go-attestation":               {"attest/tpm", "attest/eventlog"},
+	"github.com/transparency-dev":                    {"attest/trail"},
+	"github.com/spiffe/spire-api-sdk":                {"identity"},
+	"go.etcd.io/bbolt":                               {"attest/store", "test"},
+	"github.com/fxamacker/cbor":                      {"attest/statement"},
+	"github.com/veraison/go-cose":                    {"attest/statement"},
+	"google.golang.org/grpc":                         {"identity"},
+	"github.com/goccy/go-yaml":                       {"cmd/internal"},
+	"github.com/spf13/cobra":                         {"cmd"},
+	"connectrpc.com/connect":                         {"cmd"},
+	"github.com/prometheus/client_golang/prometheus": {"attest", "gossip", "identity", "policy", "mesh", "cmd", "test"},
+}
+
+type goPackage struct {
+	ImportPath                         string
+	Imports, TestImports, XTestImports []string
+}
+
+func TestArrows(t *testing.T) {
+	cmd := exec.Command("go", "list", "-json=ImportPath,Imports,TestImports,XTestImports", "./...")
+	cmd.Dir = "../../.."
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	seen := 0
+	for dec := json.NewDecoder(out); ; {
+		var p goPackage
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		seen++
+		for _, imported := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
+			for _, wrong := range wrongs(p.ImportPath, imported) {
+				t.Error(wrong)
+			}
+		}
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	if seen < 10 {
+		t.Errorf("only %d packages seen: this test looks in the wrong place", seen)
+	}
+	if t.Failed() {
+		t.Log(table())
+	}
+}
+
+// wrongs says what is wrong with one import, in words.
+func wrongs(from, to string) (out []string) {
+	from, ours := strings.CutPrefix(from, module)
+	if !ours {
+		return nil
+	}
+	folder, _, _ := strings.Cut(from, "/")
+	allowed, known := mayImport[folder]
+	if !known {
+		out = append(out, fmt.Sprintf("%s: %s is no folder of the house", from, folder))
+	}
+	if target, ours := strings.CutPrefix(to, module); ours {
+		if into, _, _ := strings.Cut(target, "/"); into != folder && !slices.Contains(allowed, into) {
+			out = append(out, fmt.Sprintf("%s imports %s: %s may import only %v", from, target, folder, allowed))
+		}
+		return out
+	}
+	for library, rooms := range homes {
+		if to != library && !strings.HasPrefix(to, library+"/") {
+			continue
+		}
+		if !slices.ContainsFunc(rooms, func(room string) bool { return from == room || strings.HasPrefix(from, room+"/") }) {
+			out = append(out, fmt.Sprintf("%s imports %s, which lives in %v", from, to, rooms))
+		}
+	}
+	return out
+}
+
+func table() string {
+	var b strings.Builder
+	b.WriteString("the arrows (see CONTRIBUTING.md; to change one, change mayImport first):\n")
+	for _, folder := range []string{"attest", "gossip", "identity", "policy", "mesh", "cmd", "test"} {
+		fmt.Fprintf(&b, "  %-9s may import %s\n", folder, strings.Join(mayImport[folder], ", "))
+	}
+	return b.String()
+}
+
+func TestArrowsCanFail(t *testing.T) {
+	for _, tt := range []struct {
+		from, to string
+		want     int
+	}{
+		{"gossip/feed", module + "attest/statement", 0},
+		{"gossip/feed", module + "gossip/replica", 0},
+		{"gossip/feed", module + "identity/epoch", 1},
+		{"attest/store", module + "policy", 1},
+		{"mesh/link", module + "cmd/internal/app", 1},
+		{"mesh/link", "github.com/quic-go/quic-go", 0},
+		{"mesh/tunnel", "github.com/quic-go/quic-go/http3", 1},
+		{"util", "fmt", 1},
+	} {
+		if got := wrongs(module+tt.from, tt.to); len(got) != tt.want {
+			t.Errorf("%s -> %s: %v, want %d wrongs", tt.from, tt.to, got, tt.want)
+		}
+	}
+}

@@ -1,0 +1,226 @@
+package app
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/binary"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
+	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
+)
+
+// maxBootLog is the largest boot log a node offers as evidence, in bytes.
+const maxBootLog = 1 << 20
+
+// ErrNoTPM means the configuration requires a TPM and it does not answer.
+var ErrNoTPM = errors.New("a TPM is required and none answers: check tpm.device, or set tpm.mode")
+
+// ErrBootLog means the firmware's boot log cannot be read or is too large.
+var ErrBootLog = errors.New("the boot log cannot be used: check tpm.boot_log")
+
+// ErrKeyFile means a key file of this node is damaged.
+var ErrKeyFile = errors.New("a key file of this node is damaged: restore it, or remove it and enrol again")
+
+// machine is what this node is made of, as far as it can prove it: its TPM, or
+// without one, key files that only its user protects.
+type machine struct {
+	device *tpm.Device // nil without a TPM
+	keys   *tpm.Keys   // nil without a TPM
+	node   crypto.Signer
+	trail  crypto.Signer
+	feed   *ecdsa.PrivateKey // signs records; certified by the issuer for one epoch at a time
+	disk   epoch.Disk
+}
+
+// openMachine opens the TPM as the mode says, makes or reloads the keys, counts
+// this start, and judges whether the disk is the one that was used last.
+func openMachine(c config.Config, st *store.Store, log *slog.Logger) (*machine, error) {
+	dir := filepath.Join(string(c.State), "keys")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, err
+	}
+	m := &machine{disk: epoch.Same}
+	var err error
+	if m.feed, err = keyFile(filepath.Join(dir, "feed.pem")); err != nil {
+		return nil, err
+	}
+	if c.TPM.Mode != "off" {
+		err := m.openTPM(c.TPM.Device, dir, st)
+		if err == nil {
+			return m, nil
+		}
+		if c.TPM.Mode == "required" || c.Enrol.TokenFile == "" {
+			return nil, fmt.Errorf("%w: %w", ErrNoTPM, err)
+		}
+		log.Warn("no TPM; this node joins by token and is shown as unattested", "err", err)
+	}
+	node, err := keyFile(filepath.Join(dir, "node.pem"))
+	if err != nil {
+		return nil, err
+	}
+	trail, err := keyFile(filepath.Join(dir, "trail.pem"))
+	if err != nil {
+		return nil, err
+	}
+	m.node, m.trail = node, trail
+	return m, nil
+}
+
+func (m *machine) attested() bool { return m.device != nil }
+
+func (m *machine) openTPM(path, dir string, st *store.Store) (err error) {
+	device, err := tpm.Open(path)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, device.Close())
+		}
+	}()
+	keys, err := tpm.OpenKeys(device, dir)
+	if err != nil {
+		return err
+	}
+	disk, err := countStart(device, st)
+	if err != nil {
+		return err
+	}
+	m.device, m.keys, m.node, m.trail, m.disk = device, keys, keys.Node(), keys.Trail(), disk
+	return nil
+}
+
+func (m *machine) close() error {
+	if m.device == nil {
+		return nil
+	}
+	return m.device.Close()
+}
+
+const machineBucket = "app/machine"
+
+var (
+	startsKey   = []byte("starts")   // u64: the TPM's counter after this start
+	restoredKey = []byte("restored") // present: records may have been sent that this disk does not know
+)
+
+// countStart compares the TPM's counter of starts with what this disk remembers,
+// and counts this start, in the order epoch.Continuity asks for. A restored disk
+// stays one until its node has begun a new epoch.
+func countStart(device *tpm.Device, st *store.Store) (epoch.Disk, error) {
+	counters, err := device.Counters()
+	if err != nil {
+		return epoch.Restored, err
+	}
+	disk := epoch.Restored
+	err = st.Update(func(tx *store.Tx) error {
+		var remembered uint64
+		if b := tx.Get(machineBucket, startsKey); len(b) == 8 {
+			remembered = binary.BigEndian.Uint64(b)
+		}
+		disk = epoch.Continuity(counters.Starts, remembered)
+		if disk == epoch.Restored {
+			if err := tx.Put(machineBucket, restoredKey, nil); err != nil {
+				return err
+			}
+		} else if tx.Get(machineBucket, restoredKey) != nil {
+			disk = epoch.Restored
+		}
+		return tx.Put(machineBucket, startsKey, binary.BigEndian.AppendUint64(nil, counters.Starts+1))
+	})
+	if err != nil {
+		return epoch.Restored, err
+	}
+	if _, err := device.BumpStarts(); err != nil {
+		return epoch.Restored, err
+	}
+	return disk, nil
+}
+
+// bootLog reads the firmware's measured-boot log.
+func bootLog(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBootLog, err)
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, maxBootLog+1))
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBootLog, err)
+	}
+	if len(b) > maxBootLog {
+		return nil, fmt.Errorf("%w: %s is larger than %d bytes", ErrBootLog, path, maxBootLog)
+	}
+	return b, nil
+}
+
+// keyFile reads a P-256 key (PKCS #8, PEM, mode 0600), making it on first use.
+func keyFile(path string) (*ecdsa.PrivateKey, error) {
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return newKeyFile(path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	block, rest := pem.Decode(b)
+	if block == nil || len(rest) > 0 {
+		return nil, fmt.Errorf("%w: %s is no single PEM block", ErrKeyFile, path)
+	}
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrKeyFile, path, err)
+	}
+	k, ok := key.(*ecdsa.PrivateKey)
+	if !ok || k.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("%w: %s holds no P-256 key", ErrKeyFile, path)
+	}
+	return k, nil
+}
+
+func newKeyFile(path string) (*ecdsa.PrivateKey, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, err
+	}
+	return key, writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+}
+
+// writeFile writes a small secret durably: whole or not at all, mode 0600.
+func writeFile(path string, b []byte) error {
+	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	if _, err := f.Write(b); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := errors.Join(f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}

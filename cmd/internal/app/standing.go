@@ -1,0 +1,198 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/bailiwick-mesh/bailiwick/attest/trail"
+	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
+)
+
+// ErrContained means a peer is held, quarantined or revoked here.
+var ErrContained = errors.New("the peer is shut out here: see bailiwick quarantine list")
+
+const factsBucket = "quarantine/facts" // SPIFFE ID -> quarantine.Set.Marshal
+
+// standings keeps what this node makes of its region's identities, and carries
+// every change to whoever enforces it.
+type standings struct {
+	set    *quarantine.Set
+	st     *store.Store
+	log    *slog.Logger
+	roster func() quarantine.Roster
+	gap    func(count uint64, why string) // tells the trail what could not be recorded
+
+	// enforce makes the effects true: freeze the feed, close links, cut tunnels.
+	// It must not block for long.
+	enforce func(spiffeid.ID, quarantine.Effects)
+
+	mu   sync.Mutex // held over one change and its record, so that leaves are in order
+	last map[spiffeid.ID]quarantine.Standing
+	wake chan struct{}
+}
+
+func newStandings(set *quarantine.Set, st *store.Store, log *slog.Logger) *standings {
+	return &standings{
+		set: set, st: st, log: log,
+		last:    map[spiffeid.ID]quarantine.Standing{},
+		wake:    make(chan struct{}, 1),
+		roster:  func() quarantine.Roster { return quarantine.Roster{} },
+		gap:     func(uint64, string) {},
+		enforce: func(spiffeid.ID, quarantine.Effects) {},
+	}
+}
+
+// load brings back the facts of earlier runs, verified anew.
+func (s *standings) load() error {
+	return s.st.View(func(tx *store.Tx) error {
+		tx.Range(factsBucket, nil, func(k, v []byte) bool {
+			if err := s.set.Unmarshal(append([]byte(nil), v...)); err != nil {
+				s.log.Error("quarantine facts cannot be read back; peers will bring them again", "accused", string(k), "err", err)
+			}
+			return true
+		})
+		return nil
+	})
+}
+
+// settle enforces what load brought back, which is on record already.
+func (s *standings) settle() {
+	now := time.Now()
+	for _, c := range s.set.Cases(now) {
+		s.mu.Lock()
+		s.last[c.Accused] = c.Status.Standing
+		s.mu.Unlock()
+		s.enforce(c.Accused, s.set.Effects(c.Accused, now, s.roster()))
+	}
+}
+
+// evidence takes in a proof, found here (by is zero) or carried by a peer's feed.
+func (s *standings) evidence(proof []byte, by spiffeid.ID) (quarantine.Finding, bool, error) {
+	f, added, err := s.set.AddEvidence(time.Now(), proof, by)
+	if err != nil {
+		return f, false, err
+	}
+	if added {
+		s.log.Warn("evidence verified", "accused", f.Accused, "class", f.Class, "carried_by", by)
+		s.contain(f.Accused)
+		s.record(f.Accused, trail.PeerFinding, map[string]any{
+			"accused": f.Accused.String(), "class": f.Class, "digest": f.Digest[:], "epoch": f.Epoch, "carried_by": by.String(),
+		})
+	}
+	return f, added, nil
+}
+
+// release and revocation take in the authority's word.
+func (s *standings) release(raw []byte) error {
+	r, added, err := s.set.AddRelease(time.Now(), raw)
+	if err == nil && added {
+		s.contain(r.Accused)
+		s.record(r.Accused, trail.PeerRelease, map[string]any{"release": r.Accused.String(), "epoch": r.Epoch, "reason": r.Reason})
+	}
+	return err
+}
+
+func (s *standings) revocation(raw []byte) error {
+	r, added, err := s.set.AddRevocation(time.Now(), raw)
+	if err == nil && added {
+		s.contain(r.Accused)
+		s.record(r.Accused, trail.PeerRelease, map[string]any{"revocation": r.Accused.String(), "reason": r.Reason})
+	}
+	return err
+}
+
+// fault notes what a relay did to this node alone.
+func (s *standings) fault(relay spiffeid.ID, class string) {
+	s.set.Fault(time.Now(), relay, class)
+	s.contain(relay)
+}
+
+// contain acts first; the record of it follows.
+func (s *standings) contain(id spiffeid.ID) {
+	now := time.Now()
+	s.enforce(id, s.set.Effects(id, now, s.roster()))
+	st := s.set.Standing(id, now)
+	s.mu.Lock()
+	before := s.last[id]
+	s.last[id] = st.Standing
+	s.mu.Unlock()
+	if before != st.Standing {
+		s.log.Warn("standing changed", "id", id, "from", before, "to", st.Standing, "reason", st.Reason)
+		s.record(id, trail.PeerStanding, map[string]any{"id": id.String(), "from": before.String(), "to": st.Standing.String(), "reason": st.Reason})
+	}
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// record writes the facts and the leaf of a change in one transaction. What
+// cannot be recorded has happened all the same: the trail is told of the gap.
+func (s *standings) record(id spiffeid.ID, kind trail.Kind, body map[string]any) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	err := s.st.Update(func(tx *store.Tx) error {
+		if b, err := s.set.Marshal(id); err == nil {
+			if err := tx.Put(factsBucket, []byte(id.String()), b); err != nil {
+				return err
+			}
+		}
+		return trail.Append(tx, kind, body)
+	})
+	if err != nil {
+		s.log.Error("containment could not be recorded", "id", id, "kind", kind, "err", err)
+		s.gap(1, fmt.Sprintf("%s of %s: %v", kind, id, err))
+	}
+}
+
+// admits is the answer to a peer that wants a session. Facts are of this
+// region; peers of others are for their own region to judge.
+func (s *standings) admits(id spiffeid.ID) error {
+	if e := s.set.Effects(id, time.Now(), s.roster()); e.CutSessions {
+		st := s.set.Standing(id, time.Now())
+		return fmt.Errorf("%w: %s is %s: %s", ErrContained, id, st.Standing, st.Reason)
+	}
+	return nil
+}
+
+// issues is the answer to a node that wants a credential.
+func (s *standings) issues(id spiffeid.ID) error {
+	if e := s.set.Effects(id, time.Now(), s.roster()); e.RefuseIssue {
+		st := s.set.Standing(id, time.Now())
+		return fmt.Errorf("%w: %s is %s: %s", ErrContained, id, st.Standing, st.Reason)
+	}
+	return nil
+}
+
+func (s *standings) of(id spiffeid.ID) quarantine.Status { return s.set.Standing(id, time.Now()) }
+
+// run enforces what time alone changes: holds that end, caps that free up.
+func (s *standings) run(ctx context.Context) error {
+	for {
+		next, ok := s.set.Deadline(time.Now(), s.roster())
+		var due <-chan time.Time
+		if ok {
+			due = time.After(time.Until(next))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-s.wake:
+		case <-due:
+			for _, c := range s.set.Cases(time.Now()) {
+				s.contain(c.Accused)
+			}
+			select {
+			case <-s.wake: // by ourselves
+			default:
+			}
+		}
+	}
+}

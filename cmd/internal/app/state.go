@@ -1,0 +1,299 @@
+package app
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+	"github.com/bailiwick-mesh/bailiwick/attest/trail"
+	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
+	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
+	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
+	"github.com/bailiwick-mesh/bailiwick/policy"
+	"github.com/bailiwick-mesh/bailiwick/policy/authority"
+	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
+)
+
+const (
+	// recordTTL is what own records promise: the next one within it.
+	recordTTL = time.Minute
+	// publishEvery is how often what this node says of itself is compared with
+	// what it should say.
+	publishEvery = time.Second
+)
+
+// admit asks policy whether an op of another node becomes visible here.
+func (a *App) admit(rec feed.Record, op feed.Op) error {
+	key, err := feed.ParseKey(op.Key)
+	if err != nil {
+		return err
+	}
+	origin := rec.Feed().Origin
+	d := a.engine.Decide(context.Background(), policy.Input{
+		V: policy.InputVersion, Kind: policy.StateAdmit,
+		Time:   policy.Time{Unix: time.Now().Unix(), Trusted: true},
+		Self:   a.subjects.node(a.cfg.Node),
+		Source: a.subjects.node(origin),
+		Update: &policy.Update{
+			Key: op.Key, Kind: key.Kind, Op: op.Action.String(), Scope: op.Scope.String(), Size: len(op.Value),
+			Owner: "spiffe://" + origin.TrustDomain().Name() + key.Owner, Origin: origin.String(), Epoch: rec.Epoch,
+		},
+	})
+	if d.Allow {
+		return nil
+	}
+	a.decisions.Record(d)
+	return fmt.Errorf("policy rule %s: %s", d.Rule, d.Reason)
+}
+
+// attestation is what is known here of how a node proved itself.
+func (a *App) attestation(id spiffeid.ID) policyAttestation {
+	if id == a.cfg.Node && a.machine.attested() {
+		return policyAttestation{kind: "tpm", ok: true, at: time.Now()}
+	}
+	cert, ok := a.verify.of(id)
+	switch {
+	case !ok:
+		return a.data.endorsed(id)
+	case cert.Attested():
+		return policyAttestation{kind: "tpm", ok: true, at: cert.NotBefore}
+	}
+	return policyAttestation{kind: "unattested", at: cert.NotBefore}
+}
+
+// roster is what the caps of quarantine are measured against.
+func (a *App) roster() quarantine.Roster {
+	r := quarantine.Roster{IsAttested: func(id spiffeid.ID) bool { return a.attestation(id).ok }}
+	for _, n := range append(a.dir.neighbours(), neighbour{id: a.cfg.Node}) {
+		if r.IsAttested(n.id) {
+			r.Attested++
+		} else {
+			r.Unattested++
+		}
+	}
+	return r
+}
+
+// beginEpoch puts the node's feed and its trail into the epoch it may write.
+func (a *App) beginEpoch(ctx context.Context, rewound bool) error {
+	number, err := a.creds.begin(ctx, a.replica, rewound)
+	if errors.Is(err, replica.ErrRewound) || errors.Is(err, feed.ErrOldEpoch) {
+		a.log.Error("this node's feed is read-only until its issuer gives a new epoch", "err", err)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	h := a.creds.now()
+	return a.trail.open(a.cfg.Node, number, a.machine.trail, a.machine.attested(), h.endorsement)
+}
+
+// onRewound hears that this disk is behind what the node has signed before.
+func (a *App) onRewound(number, seq uint64) {
+	a.log.Error("peers hold records of this node that this disk lacks: it was restored", "epoch", number, "seq", seq)
+	if err := a.beginEpoch(context.Background(), true); err != nil {
+		a.log.Error("begin a new epoch", "err", err)
+	}
+}
+
+// onFinding hears of a proof, found here or received.
+func (a *App) onFinding(proof []byte, f feed.Finding) {
+	if !f.Convicts() {
+		a.log.Warn("a feed is frozen, and nobody convicted: no TPM backs its epoch", "origin", f.Accused, "class", f.Class)
+		return
+	}
+	if _, _, err := a.standing.evidence(proof, spiffeid.ID{}); err != nil {
+		a.log.Error("evidence", "accused", f.Accused, "err", err)
+	}
+}
+
+// enforce makes the effects of a standing true everywhere at once.
+func (a *App) enforce(id spiffeid.ID, e quarantine.Effects) {
+	if e.CutSessions {
+		a.data.cut(id)
+	}
+	a.link.Recheck()
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	var err error
+	switch {
+	case e.FreezeFeed:
+		err = a.replica.Freeze(ctx, id)
+	case e.MinEpoch > 0:
+		err = a.replica.Thaw(ctx, id, e.MinEpoch)
+	}
+	if err != nil {
+		a.log.Error("enforce standing on the feed", "id", id, "err", err)
+	}
+}
+
+// followState keeps the directory in step with the replica and acts on what
+// authorities signed and on evidence that peers carry.
+func (a *App) followState(ctx context.Context) error {
+	return a.dir.follow(ctx, a.replica, func(c replica.Change) {
+		if c.Deleted {
+			return
+		}
+		switch c.Kind {
+		case feed.KindAuthority:
+			a.onObject(c.Value)
+		case feed.KindEvidence:
+			if _, _, err := a.standing.evidence(c.Value, c.Owner); err != nil && !errors.Is(err, quarantine.ErrForeign) {
+				a.log.Debug("evidence carried by a peer", "peer", c.Owner, "err", err)
+			}
+		}
+		if a.gateway != nil {
+			a.gateway.Wake()
+		}
+	})
+}
+
+// onObject acts on an authority's statement: releases and revocations change
+// standings, the rest is looked up where it is needed.
+func (a *App) onObject(raw []byte) {
+	s, _ := a.dir.object(raw)
+	var err error
+	switch s.Kind {
+	case authority.KindRelease:
+		err = a.standing.release(raw)
+	case authority.KindRevocation:
+		err = a.standing.revocation(raw)
+	}
+	if err != nil {
+		a.log.Debug("authority object", "kind", s.Kind, "name", s.Name, "err", err)
+	}
+}
+
+// publish keeps what this node says of itself, and what it carries for its
+// authority, in step with what is so.
+func (a *App) publish(ctx context.Context) error {
+	if err := a.leaf(trail.NodeStart, map[string]any{"version": a.version, "policy": a.engine.Revision()}); err != nil {
+		return err
+	}
+	tick := time.NewTicker(publishEvery)
+	defer tick.Stop()
+	for {
+		ops, err := a.wanted()
+		if err != nil {
+			return err
+		}
+		if len(ops) > 0 {
+			if _, err := a.replica.Put(ctx, ops...); err != nil && ctx.Err() == nil {
+				a.log.Debug("publish", "err", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// wanted are the ops that make the node's own keys what they should be.
+func (a *App) wanted() (ops []feed.Op, err error) {
+	want := func(kind, name string, scope feed.Scope, value []byte) {
+		key := feed.KeyOf(a.cfg.Node, kind, name)
+		if e, ok := a.replica.Get(key); ok && slices.Equal(e.Value, value) {
+			return
+		}
+		ops = append(ops, feed.Op{Key: key, Action: feed.Put, Value: value, Scope: scope})
+	}
+	encode := func(v any) []byte {
+		b, merr := statement.Marshal(v)
+		err = errors.Join(err, merr)
+		return b
+	}
+	td := a.cfg.Node.TrustDomain()
+	want(feed.KindNode, nodeName, feed.ScopeRegion, encode(nodeRecord{
+		Address: a.cfg.Mesh.Advertise.String(), Region: a.dir.region(td), Roles: a.roles(), Version: a.version, Policy: a.engine.Revision(),
+	}))
+	for _, s := range a.cfg.Services {
+		want(feed.KindService, s.Name, feed.ScopeRegion, encode(serviceRecord{Workload: s.Workload.String(), Healthy: true}))
+	}
+	if a.authority != nil {
+		for _, o := range a.authority.Objects() {
+			want(feed.KindAuthority, objectName(o), feed.ScopeGlobal, o.Raw)
+		}
+	}
+	if a.gateway != nil {
+		a.wantForeign(want)
+	}
+	if len(ops) > maxOps {
+		ops = ops[:maxOps] // the rest a second later
+	}
+	return ops, err
+}
+
+// maxOps is the most that one write of publish holds, below feed's bound.
+const maxOps = 64
+
+// wantForeign carries into this region what other regions' gateways and
+// authorities signed. Summaries come every two seconds: only what says something
+// else than the one carried is worth a record.
+func (a *App) wantForeign(want func(kind, name string, scope feed.Scope, value []byte)) {
+	for _, e := range a.summaries.Regions() {
+		if e.Gateway.TrustDomain() == a.cfg.Node.TrustDomain() {
+			continue
+		}
+		key := feed.KeyOf(a.cfg.Node, feed.KindSummary, e.Region)
+		if held, ok := a.replica.Get(key); ok && time.Since(held.HLC.Time()) < carryEvery && !a.differs(held.Value, e.Summary) {
+			continue
+		}
+		want(feed.KindSummary, e.Region, feed.ScopeRegion, e.Raw)
+	}
+	for _, r := range a.trust.Regions() {
+		if r.TrustDomain == a.cfg.Node.TrustDomain() {
+			continue
+		}
+		for _, o := range a.dir.book(r.TrustDomain).Objects() {
+			want(feed.KindAuthority, r.Region+"."+objectName(o), feed.ScopeRegion, o.Raw)
+		}
+	}
+}
+
+func (a *App) roles() (out []string) {
+	if a.issuer != nil {
+		out = append(out, roleIssuer)
+	}
+	if a.authority != nil {
+		out = append(out, roleAuth)
+	}
+	if a.gateway != nil {
+		out = append(out, roleGateway)
+	}
+	return out
+}
+
+// watchTrust verifies live connections again when what they rest on changes.
+func (a *App) watchTrust(ctx context.Context) error {
+	for {
+		issued := a.creds.onChange()
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-a.trust.Changed():
+		case <-issued:
+			if err := a.beginEpochIfNew(ctx); err != nil {
+				a.log.Error("epoch after renewal", "err", err)
+			}
+		}
+		a.link.Recheck()
+		a.data.recheck()
+	}
+}
+
+// beginEpochIfNew follows the issuer to a renewed certificate or a new epoch.
+func (a *App) beginEpochIfNew(ctx context.Context) error {
+	h := a.creds.now()
+	if t := a.trail.current(); t != nil && t.Epoch() == h.inUse && a.machine.disk == epoch.Same {
+		_, err := a.creds.begin(ctx, a.replica, false)
+		return err
+	}
+	return a.beginEpoch(ctx, false)
+}

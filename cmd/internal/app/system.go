@@ -1,0 +1,29 @@
+package app
+
+import (
+	"errors"
+	"net"
+	"os"
+)
+
+// notifySystemd tells the service manager a state (sd_notify(3)), if there is one.
+func notifySystemd(state string) {
+	path := os.Getenv("NOTIFY_SOCKET")
+	if path == "" {
+		return
+	}
+	conn, err := net.Dial("unixgram", path)
+	if err != nil {
+		return // a manager that does not listen does not need to be told
+	}
+	defer conn.Close()
+	_, _ = conn.Write([]byte(state))
+}
+
+// ignoreClosed drops the error of closing what is closed already.
+func ignoreClosed(err error) error {
+	if errors.Is(err, net.ErrClosed) {
+		return nil
+	}
+	return err
+}
