@@ -1,0 +1,62 @@
+package explain
+
+import "github.com/bailiwick-mesh/bailiwick/cmd/internal/app"
+
+// wiring is what only a whole node can run into, in the area of its subject. It
+// is the most particular there is: each wraps an error of the part concerned.
+var wiring = []Entry{
+	{
+		Code: "BW1004", Is: app.ErrPEM,
+		Title:   "A PEM file does not hold what is wanted of it",
+		Meaning: "A key or certificate file named in the configuration is damaged or of another kind. Nothing was started.",
+		Fix:     "Correct the path the message names, under trust.global_keys or issuer.ek_roots, or get the file again.",
+	},
+	{
+		Code: "BW1005", Is: app.ErrIssuerPort,
+		Title:   "The issuer's address cannot be used",
+		Meaning: "Another process holds the TCP address of issuer.listen, or the machine does not have it. Nothing was started.",
+		Fix:     "Find it with ss -ltnp and stop it, or change issuer.listen.",
+	},
+	{
+		Code: "BW3022", Is: app.ErrNoTPM,
+		Title:   "A TPM is required and none answers",
+		Meaning: "tpm.mode is required and the device cannot be used. The node did not start, rather than start unattested.",
+		Fix:     "Check tpm.device with bailiwick check tpm DEVICE; set tpm.mode to auto or off only if the node may be unattested.",
+	},
+	{
+		Code: "BW3023", Is: app.ErrBootLog,
+		Title:   "The boot log cannot be used",
+		Meaning: "The firmware's log cannot be read or is too large, and without it the machine's evidence is incomplete.",
+		Fix:     "Check tpm.boot_log; /sys/kernel/security/tpm0/binary_bios_measurements needs securityfs mounted, and root to read it.",
+	},
+	{
+		Code: "BW3024", Is: app.ErrKeyFile,
+		Title:   "A key file of this node is damaged",
+		Meaning: "It cannot be read as a P-256 key. The other keys were not touched.",
+		Fix:     "Restore the file the message names, or remove it and start the node: it makes a new key and enrols again.",
+	},
+	{
+		Code: "BW4053", Is: app.ErrWrongNode,
+		Title:   "The issuer gives this machine another identity",
+		Meaning: "The issuer knows this machine's TPM or token under another name than the configuration expects. The node refused to run under it.",
+		Fix:     "Make node in the configuration and the id of the machine's entry in issuer.entries the same.",
+	},
+	{
+		Code: "BW5026", Is: app.ErrNotNeighbour, Exit: Denied,
+		Title:   "Links across regions are for gateways",
+		Meaning: "A node of another region wants a link and one of the two is no gateway. It was refused.",
+		Fix:     "If it should be one, list the other's address under mesh.gateways on both nodes.",
+	},
+	{
+		Code: "BW7035", Is: app.ErrLease, Exit: Denied,
+		Title:   "The autonomy lease has run out",
+		Meaning: "The node has not heard from its region's authority for longer than the lease, and the degraded mode forbids this. What is running goes on as the mode says; nothing stored is lost.",
+		Fix:     "Bring the node back in reach of the authority; authority.lease and authority.degraded say how long and what then. bailiwick status shows the lease.",
+	},
+	{
+		Code: "BW8001", Is: app.ErrContained, Exit: Denied,
+		Title:   "The peer is shut out here",
+		Meaning: "It is held, quarantined or revoked: nothing is served to it, relayed for it or issued to it. Its last good state stays readable.",
+		Fix:     "Run bailiwick quarantine show ID for the evidence; after the cause is removed, the authority lifts it with bailiwick quarantine release ID --reason TEXT.",
+	},
+}

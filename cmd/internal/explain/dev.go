@@ -1,0 +1,61 @@
+package explain
+
+import fleet "github.com/bailiwick-mesh/bailiwick/cmd/internal/dev"
+
+// dev is BW9: the fleet of `bailiwick dev`.
+var dev = []Entry{
+	{
+		Code: "BW9001", Is: fleet.ErrNoFleet,
+		Title:   "There is no dev fleet here",
+		Meaning: "Neither this folder nor one above it has the state of a dev fleet.",
+		Fix:     "Change to the project's folder, or make a fleet here with bailiwick dev.",
+	},
+	{
+		Code: "BW9002", Is: fleet.ErrMoved,
+		Title:   "The dev fleet was moved here",
+		Meaning: "The folder was moved or copied after its fleet was made, and the paths in it lead elsewhere. Nothing was changed.",
+		Fix:     "Move the folder back, or remove .dev by hand and run bailiwick dev for a new fleet.",
+	},
+	{
+		Code: "BW9003", Is: fleet.ErrDamaged,
+		Title:   "The dev fleet is damaged",
+		Meaning: "A file below .dev is not what bailiwick dev wrote there.",
+		Fix:     "Run bailiwick dev clean, or where that fails too, remove .dev by hand.",
+	},
+	{
+		Code: "BW9004", Is: fleet.ErrRunning,
+		Title:   "The dev fleet is running already",
+		Meaning: "A fleet of this folder is up. It was left alone.",
+		Fix:     "Use it (bailiwick status), or end it first with bailiwick dev stop.",
+	},
+	{
+		Code: "BW9005", Is: fleet.ErrNotRunning, Exit: Unreachable,
+		Title:   "The dev fleet is not running",
+		Meaning: "Its state is here and its processes are not.",
+		Fix:     "Start it with bailiwick dev, or bailiwick dev --detach to get the terminal back.",
+	},
+	{
+		Code: "BW9006", Is: fleet.ErrNotUp,
+		Title:   "The dev fleet did not come up",
+		Meaning: "A part of it was missing when the time was over; the message says which part of which node.",
+		Fix:     "Read that node's log file below .dev/nodes, then run bailiwick dev stop and start it again.",
+	},
+	{
+		Code: "BW9007", Is: fleet.ErrUnknownNode, Exit: Usage,
+		Title:   "No such node in the dev fleet",
+		Meaning: "The name is none of the fleet's; the message lists them.",
+		Fix:     "Use a name of the list, for example east-n2.",
+	},
+	{
+		Code: "BW9008", Is: fleet.ErrUnknownRegion, Exit: Usage,
+		Title:   "No such region in the dev fleet",
+		Meaning: "The label is none of the fleet's.",
+		Fix:     "Use east or west.",
+	},
+	{
+		Code: "BW9009", Is: fleet.ErrAccepted,
+		Title:   "The tampered node attested all the same",
+		Meaning: "The region's issuer took evidence that it should have refused: a check is missing or a policy allows too much.",
+		Fix:     "Look at the attest rules of the fleet's policy and at tpm.boot_log of the node; if they are the shipped ones, report it with the issuer's log.",
+	},
+}
