@@ -271,4 +271,3 @@ func trafficTable(w io.Writer, f *dev.Fleet) {
 	}
 	output.Columns(w, "CLIENT CALLS POLICY ANSWERED REFUSED", rows)
 }
-

@@ -155,8 +155,16 @@ func nodeRow(s *controlv1.StatusResponse) []string {
 	}
 	return []string{
 		shortID(n.SpiffeId), n.Standing, identity, fmt.Sprintf("%d/%d", n.Feed.Epoch, n.Feed.Seq),
-		fmt.Sprintf("%d/%d", n.PeersUp, n.PeersKnown), debt, leaseText(s.View.Lease), fmt.Sprintf("%.12s", n.Policy.Revision), trail,
+		fmt.Sprintf("%d/%d", n.PeersUp, n.PeersKnown), debt, leaseText(s.View.Lease), shortRevision(n.Policy.Revision), trail,
 	}
+}
+
+// shortRevision is the digest of a policy generation without the levels in it.
+func shortRevision(revision string) string {
+	if _, digest, ok := strings.Cut(revision, "#"); ok {
+		return digest
+	}
+	return revision
 }
 
 func peerTable(w io.Writer, got []*controlv1.StatusResponse) {

@@ -85,7 +85,7 @@ func decisionText(w io.Writer, r *controlv1.WhyResponse) {
 	fmt.Fprintf(w, "  reason  %s\n", d.Reason)
 	fmt.Fprintf(w, "  policy  %s\n", d.Revision)
 	for _, v := range d.Verdicts {
-		fmt.Fprintf(w, "  %-8s%s %s\n", v.Level, v.Verdict, strings.Join(v.Rules, ", "))
+		fmt.Fprintf(w, "  %-9s%s %s\n", v.Level, v.Verdict, strings.Join(v.Rules, ", "))
 	}
 	var pretty any
 	if json.Unmarshal([]byte(d.InputJson), &pretty) == nil {

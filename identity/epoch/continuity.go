@@ -35,10 +35,13 @@ func (d Disk) String() string {
 // that is behind by any number, or ahead by more than one (a cleared or another
 // TPM), is Restored.
 //
+// A TPM's counter that was never bumped reads 1: that is the first start there
+// ever was, and a disk that remembers nothing is then the right one.
+//
 // What this cannot see: a copy of the disk that is taken and put back between
 // two starts. A peer that shows a signed head of ours that we lack does.
 func Continuity(nv, disk uint64) Disk {
-	if disk == nv || disk == nv+1 && disk != 0 {
+	if disk == nv || disk == nv+1 && disk != 0 || disk == 0 && nv == 1 {
 		return Same
 	}
 	return Restored

@@ -13,6 +13,8 @@ func TestContinuity(t *testing.T) {
 	}{
 		{"first start", 0, 0, Same},
 		{"first start, crashed between the writes", 0, 1, Same},
+		{"first start on a new TPM", 1, 0, Same},
+		{"an empty disk after one start", 2, 0, Restored},
 		{"equal", 5, 5, Same},
 		{"crashed between the writes", 5, 6, Same},
 		{"an older disk", 5, 4, Restored},
@@ -32,7 +34,8 @@ func TestContinuity(t *testing.T) {
 // start and it always notices.
 func TestContinuityThroughCrashes(t *testing.T) {
 	for plan := range 1 << 8 { // four starts, two bits each: where it dies
-		var nv, disk uint64
+		var disk uint64
+		nv := uint64(1) // as a TPM's new counter reads
 		var images []uint64
 		start := func(die int) Disk {
 			d := Continuity(nv, disk)

@@ -24,6 +24,9 @@ import (
 // meshSuffix ends every full service name: <service>.<region>.mesh.
 const meshSuffix = ".mesh"
 
+// maxForeign bounds the memory of nodes of other regions.
+const maxForeign = 8192
+
 // ErrLease means the autonomy lease has run out and its degraded mode forbids this.
 var ErrLease = errors.New("the autonomy lease has run out: reach the region's authority again")
 
@@ -45,7 +48,7 @@ func (a *App) openDataPath() (err error) {
 	}
 	d.proxy, err = tunnel.Listen(tunnel.Config{
 		Link: a.link, Bundles: a.trust, NodeSVID: &a.creds.node, Region: a.dir.region(a.cfg.Node.TrustDomain()), Listeners: listeners,
-		Workload: d.workload, Resolve: d.resolve, Serve: d.serve, Node: d.welcome, Endorsement: func() []byte { return a.creds.now().endorsement },
+		Workload: d.workload, Resolve: d.resolve, Serve: d.serve, Node: d.app.standing.admits, Endorsed: d.endorse, Endorsement: func() []byte { return a.creds.now().endorsement },
 		Peer:   func(id, node spiffeid.ID) policy.Peer { return *a.subjects.workload(id, node) },
 		Decide: d.decide, Refused: d.refused, Log: a.log, Metrics: a.metrics,
 	})
@@ -76,11 +79,11 @@ func (d *dataPath) workload(p *caller.Process) (*x509svid.SVID, error) {
 func (d *dataPath) resolve(full string) (tunnel.Service, error) {
 	name, region, ok := splitService(full)
 	if !ok {
-		return tunnel.Service{}, fmt.Errorf("%w: %q, want <service>.<region>.mesh", tunnel.ErrNoService, full)
+		return tunnel.Service{}, errors.New("want <service>.<region>.mesh")
 	}
 	s := tunnel.Service{Service: policy.Service{Name: name, Region: region, Protocol: "tcp"}, Allowed: d.app.dir.serviceIDs(name, region)}
 	if len(s.Allowed) == 0 {
-		return tunnel.Service{}, fmt.Errorf("%w: %s", tunnel.ErrNoService, full)
+		return tunnel.Service{}, fmt.Errorf("no statement of the authority of region %q about it is known here", region)
 	}
 	rtt := map[spiffeid.ID]time.Duration{}
 	for _, p := range d.app.link.Peers() {
@@ -133,15 +136,17 @@ func (d *dataPath) serve(full string) (tunnel.Target, error) {
 	return tunnel.Target{}, fmt.Errorf("%w: %s is not served here", tunnel.ErrNoTarget, full)
 }
 
-// welcome says whether a far node may bring workloads, and takes in what its
-// region's authority says of its attestation.
-func (d *dataPath) welcome(node spiffeid.ID, leaf *x509.Certificate, endorsement []byte) error {
-	if node.TrustDomain() != d.app.cfg.Node.TrustDomain() {
-		d.mu.Lock()
-		d.foreign[node] = d.judge(node, leaf, endorsement)
-		d.mu.Unlock()
+// endorse takes in what a node of another region shows of its attestation.
+func (d *dataPath) endorse(node spiffeid.ID, leaf *x509.Certificate, endorsement []byte) {
+	if node.TrustDomain() == d.app.cfg.Node.TrustDomain() {
+		return // its epoch certificate says so in the region's own state
 	}
-	return d.app.standing.admits(node)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.foreign) >= maxForeign {
+		clear(d.foreign) // those that come again show it again
+	}
+	d.foreign[node] = d.judge(node, leaf, endorsement)
 }
 
 // judge checks an endorsement that a node of another region shows: its own
@@ -180,7 +185,6 @@ func (d *dataPath) decide(ctx context.Context, in policy.Input) policy.Decision 
 
 // refused records what was refused before policy was asked.
 func (d *dataPath) refused(r tunnel.Refusal) {
-	d.app.log.Info("connection refused", "side", r.Side, "service", r.Service, "workload", r.Workload, "exe", r.Exe, "node", r.Node, "decision", r.Decision, "rule", r.Rule, "err", r.Cause)
 	if r.Recorded {
 		return
 	}

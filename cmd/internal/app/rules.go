@@ -124,9 +124,10 @@ type subjects struct {
 
 // policyAttestation is how a node proved itself, as far as known here.
 type policyAttestation struct {
-	kind string
-	ok   bool
-	at   time.Time
+	kind  string
+	class string // limits class; empty where it is not known
+	ok    bool
+	at    time.Time
 }
 
 // node describes a node.
@@ -138,12 +139,26 @@ func (s *subjects) node(id spiffeid.ID) *policy.Peer {
 	if n, err := identity.ParseNode(id); err == nil {
 		p.Node, p.Zone = n.Name, n.Zone
 	}
-	if n, ok := s.dir.node(id); ok {
-		p.Roles = n.record.Roles
-	}
 	a := s.attested(id)
-	p.Attestation = &policy.Attestation{Kind: a.kind, OK: a.ok, AgeSeconds: max(0, int64(time.Since(a.at).Seconds()))}
+	p.Attestation = &policy.Attestation{Kind: a.kind, OK: a.ok}
+	if !a.at.IsZero() {
+		p.Attestation.AgeSeconds = max(0, int64(time.Since(a.at).Seconds()))
+	}
+	p.Roles = s.roles(id, a.class)
 	return p
+}
+
+// roles are those that enrolment and the authority gave a node. What its own
+// record says is for people.
+func (s *subjects) roles(id spiffeid.ID, class string) (out []string) {
+	td := id.TrustDomain()
+	if s.dir.book(td).Record(s.dir.region(td)).Master == id {
+		out = append(out, roleAuth)
+	}
+	if class == roleGateway {
+		out = append(out, roleGateway)
+	}
+	return out
 }
 
 // workload describes a workload by its own ID and the node it runs on.

@@ -53,17 +53,20 @@ func (a *App) admit(rec feed.Record, op feed.Op) error {
 
 // attestation is what is known here of how a node proved itself.
 func (a *App) attestation(id spiffeid.ID) policyAttestation {
-	if id == a.cfg.Node && a.machine.attested() {
-		return policyAttestation{kind: "tpm", ok: true, at: time.Now()}
-	}
 	cert, ok := a.verify.of(id)
 	switch {
+	case id == a.cfg.Node:
+		kind := "unattested"
+		if a.machine.attested() {
+			kind = "tpm"
+		}
+		return policyAttestation{kind: kind, class: a.creds.now().class, ok: a.machine.attested(), at: a.creds.savedAt()}
 	case !ok:
 		return a.data.endorsed(id)
 	case cert.Attested():
-		return policyAttestation{kind: "tpm", ok: true, at: cert.NotBefore}
+		return policyAttestation{kind: "tpm", class: cert.Class, ok: true, at: cert.NotBefore}
 	}
-	return policyAttestation{kind: "unattested", at: cert.NotBefore}
+	return policyAttestation{kind: "unattested", class: cert.Class, at: cert.NotBefore}
 }
 
 // roster is what the caps of quarantine are measured against.
@@ -218,7 +221,7 @@ func (a *App) wanted() (ops []feed.Op, err error) {
 	}
 	if a.authority != nil {
 		for _, o := range a.authority.Objects() {
-			want(feed.KindAuthority, objectName(o), feed.ScopeGlobal, o.Raw)
+			want(feed.KindAuthority, objectName(o), feed.ScopeRegion, o.Raw)
 		}
 	}
 	if a.gateway != nil {
