@@ -87,14 +87,15 @@ func statusTable(w io.Writer, targets []target, got []*controlv1.StatusResponse,
 	var rows [][]string
 	for i, s := range got {
 		if s == nil {
-			rows = append(rows, []string{targets[i].name, "unreachable", errs[i].Error()})
+			rows = append(rows, []string{targets[i].name, "unreachable"})
 			continue
 		}
 		rows = append(rows, nodeRow(s))
 	}
 	output.Columns(w, "NODE STANDING IDENTITY EPOCH PEERS DEBT LEASE POLICY TRAIL", rows)
-	for _, s := range got {
+	for i, s := range got {
 		if s == nil {
+			fmt.Fprintln(w, errs[i])
 			continue
 		}
 		for _, warning := range s.Self.Warnings {
@@ -111,6 +112,10 @@ func headline(v *controlv1.View) string {
 	return fmt.Sprintf("view of %s as of %s; debt %s; lease %s", v.ViewOf, v.AsOf.AsTime().Format(time.RFC3339), debtText(v.Debt), leaseText(v.Lease))
 }
 
+// quietSeconds is the age of a region's newest summary that is worth saying:
+// within it, gateways and their own region have had time to carry a newer one.
+const quietSeconds = 30
+
 func debtText(d *controlv1.Debt) string {
 	var parts []string
 	if d.Records > 0 {
@@ -126,6 +131,8 @@ func debtText(d *controlv1.Debt) string {
 		switch {
 		case r.HeardSeconds < 0:
 			parts = append(parts, label+" never heard")
+		case r.HeardSeconds > quietSeconds && r.Summaries == 0:
+			parts = append(parts, fmt.Sprintf("%s heard %s ago", label, output.Span(seconds(r.HeardSeconds))))
 		case r.Summaries > 0:
 			parts = append(parts, fmt.Sprintf("%s %d behind, heard %s ago", label, r.Summaries, output.Span(seconds(r.HeardSeconds))))
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -155,11 +156,13 @@ func (h handler) ShowCase(ctx context.Context, req *controlv1.ShowCaseRequest) (
 		resp.Evidence = e.Bytes
 		resp.Story = append(resp.Story, fmt.Sprintf("%s in epoch %d, proof %x of %d bytes, first seen here %s", e.Class, e.Epoch, e.Digest[:8], len(e.Bytes), e.FirstSeen.Format(time.RFC3339Nano)))
 		resp.Story = append(resp.Story, headerStory(e.Bytes)...)
-		if len(e.By) == 0 {
+		if len(e.By) == 0 || slices.Contains(e.By, h.cfg.Node) {
 			resp.Story = append(resp.Story, "found by this node itself")
 		}
 		for _, by := range e.By {
-			resp.Story = append(resp.Story, "also carried by "+by.String())
+			if by != h.cfg.Node {
+				resp.Story = append(resp.Story, "carried by "+by.String())
+			}
 		}
 		if _, err := h.standing.set.Verify(c.Accused, e.Digest); err != nil {
 			resp.Verified, resp.Verdict = false, err.Error()

@@ -21,8 +21,6 @@ import (
 
 	"github.com/goccy/go-yaml"
 	"golang.org/x/term"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 )
 
 // Format is what -o takes.
@@ -58,11 +56,6 @@ type Document struct {
 	Items  []json.RawMessage `json:"items,omitempty"`
 }
 
-// Message encodes a protobuf message as it stands in a Document.
-func Message(m proto.Message) (json.RawMessage, error) {
-	return protojson.MarshalOptions{UseProtoNames: true, EmitUnpopulated: true}.Marshal(m)
-}
-
 // Write prints the document, or calls table where people read.
 func Write(w io.Writer, f Format, doc Document, table func(io.Writer)) error {
 	if f == Table || f == "" {
@@ -87,9 +80,11 @@ func Write(w io.Writer, f Format, doc Document, table func(io.Writer)) error {
 // Columns prints rows under a header, aligned.
 func Columns(w io.Writer, header string, rows [][]string) {
 	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
-	fmt.Fprintln(t, strings.ReplaceAll(header, " ", "\t"))
+	names := strings.Split(header, " ")
+	fmt.Fprintln(t, strings.Join(names, "\t"))
 	for _, row := range rows {
-		fmt.Fprintln(t, strings.Join(row, "\t"))
+		short := make([]string, max(0, len(names)-len(row))) // a short row must not break the columns below it
+		fmt.Fprintln(t, strings.Join(append(row, short...), "\t"))
 	}
 	t.Flush()
 }

@@ -1,0 +1,120 @@
+package app
+
+import (
+	"errors"
+	"log/slog"
+	"path/filepath"
+	"testing"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
+)
+
+var (
+	east  = spiffeid.RequireTrustDomainFromString("east.dev.example")
+	liar  = spiffeid.RequireFromString("spiffe://east.dev.example/node/liar")
+	other = spiffeid.RequireFromString("spiffe://east.dev.example/node/other")
+)
+
+// testStandings convicts liar on the evidence "proof".
+func testStandings(st *store.Store) *standings {
+	s := newStandings(quarantine.NewSet(east, quarantine.Checks{
+		Evidence: func(b []byte) (quarantine.Finding, error) {
+			if string(b) != "proof" {
+				return quarantine.Finding{}, errors.New("no proof")
+			}
+			return quarantine.Finding{Accused: liar, Class: "equivocation", Digest: [32]byte{1}, Epoch: 2}, nil
+		},
+	}), st, slog.New(slog.DiscardHandler))
+	s.roster = func() quarantine.Roster { return quarantine.Roster{Attested: 4} }
+	return s
+}
+
+func TestEvidenceContainsAndIsRemembered(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	st := openStore(t, path)
+	s := testStandings(st)
+	var cut []spiffeid.ID
+	s.enforce = func(id spiffeid.ID, e quarantine.Effects) {
+		if e.CutSessions && e.FreezeFeed && e.RefuseIssue {
+			cut = append(cut, id)
+		}
+	}
+	if _, _, err := s.evidence([]byte("lie"), other); !errors.Is(err, quarantine.ErrEvidence) {
+		t.Errorf("false evidence: %v", err)
+	}
+	if s.admits(liar) != nil {
+		t.Error("convicted without a proof")
+	}
+	if _, added, err := s.evidence([]byte("proof"), other); err != nil || !added {
+		t.Fatal(added, err)
+	}
+	if _, added, err := s.evidence([]byte("proof"), liar); err != nil || added {
+		t.Errorf("the same proof again: %v %v", added, err)
+	}
+	if !errors.Is(s.admits(liar), ErrContained) || !errors.Is(s.issues(liar), ErrContained) || s.admits(other) != nil {
+		t.Error("standing is not what the proof says")
+	}
+	if len(cut) == 0 || cut[0] != liar {
+		t.Errorf("cut %v, want %s", cut, liar)
+	}
+	leaves, err := st.Outbox(0, 10)
+	if err != nil || len(leaves) != 2 {
+		t.Fatalf("%d leaves, %v; want the standing and the finding", len(leaves), err)
+	}
+	if err := st.Close(); err != nil {
+		t.Fatal(err)
+	}
+
+	st = openStore(t, path)
+	s = testStandings(st)
+	cut = nil
+	s.enforce = func(id spiffeid.ID, e quarantine.Effects) { cut = append(cut, id) }
+	if err := s.load(); err != nil {
+		t.Fatal(err)
+	}
+	s.settle()
+	if !errors.Is(s.admits(liar), ErrContained) || len(cut) != 1 {
+		t.Errorf("after a restart: %v, enforced on %v", s.admits(liar), cut)
+	}
+	if again, _ := st.Outbox(2, 10); len(again) != 0 {
+		t.Errorf("a restart wrote %d leaves about what was on record", len(again))
+	}
+}
+
+// TestContainmentDoesNotWaitForTheDisk breaks every commit: the liar is shut out
+// all the same, and the trail is told of the gap.
+func TestContainmentDoesNotWaitForTheDisk(t *testing.T) {
+	st, err := store.OpenFaulty(filepath.Join(t.TempDir(), "state.db"), func(int) store.Fault { return store.FaultBefore })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	s := testStandings(st)
+	var gaps uint64
+	s.gap = func(n uint64, _ string) { gaps += n }
+	enforced := 0
+	s.enforce = func(spiffeid.ID, quarantine.Effects) { enforced++ }
+	if _, _, err := s.evidence([]byte("proof"), other); err != nil {
+		t.Fatal(err)
+	}
+	if enforced == 0 || !errors.Is(s.admits(liar), ErrContained) {
+		t.Error("containment waited for the record of it")
+	}
+	if gaps != 2 {
+		t.Errorf("%d events in the gap, want 2", gaps)
+	}
+}
+
+func TestFaultsHold(t *testing.T) {
+	s := testStandings(openStore(t, filepath.Join(t.TempDir(), "state.db")))
+	s.fault(other, quarantine.BadSignature)
+	if !errors.Is(s.admits(other), ErrContained) {
+		t.Error("a relay of bad signatures is not held")
+	}
+	if s.issues(other) != nil {
+		t.Error("what one node saw alone must not stop issuance")
+	}
+}
