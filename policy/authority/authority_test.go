@@ -81,7 +81,11 @@ func TestKeyFile(t *testing.T) {
 	}
 	asJSON, _ := json.Marshal(struct{ K *Key }{first})
 	out := fmt.Sprintf("%v %+v %#v %s %x %d ", first, first, first, first, first, struct{ K *Key }{first}) + string(asJSON)
-	if strings.Count(out, "redacted") != 7 || strings.Contains(out, first.secret.D.String()) {
+	scalar, err := first.secret.Bytes()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.Count(out, "redacted") != 7 || strings.Contains(out, fmt.Sprintf("%x", scalar)) {
 		t.Errorf("the key prints itself: %s", out)
 	}
 	os.Chmod(path, 0o644)

@@ -134,11 +134,12 @@ func (c *credentials) valid() bool {
 	return h.node != nil && time.Now().Before(h.node.Certificates[0].NotAfter)
 }
 
-// trouble is why the last renewal failed, and since when renewal is overdue.
-func (c *credentials) trouble() (error, time.Time) {
+// trouble is since when renewal is overdue, zero if it is not, and why the last
+// one failed.
+func (c *credentials) trouble() (overdue time.Time, err error) {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.lastErr, c.due
+	return c.due, c.lastErr
 }
 
 func (c *credentials) note(err error, due time.Time) {

@@ -189,6 +189,9 @@ func (p *peering) dial(ctx context.Context, t target) {
 	}
 	p.known[t.addr] = conn.Peer()
 	delete(p.paused, t.addr)
+	if td := conn.Peer().TrustDomain(); td != p.self.TrustDomain() {
+		p.dir.met(t.addr, td)
+	}
 }
 
 // open begins the session of a pair, on the side that initiates.

@@ -131,7 +131,7 @@ func (h handler) selfStatus(ctx context.Context) *controlv1.NodeStatus {
 	} else {
 		self.Warnings = append(self.Warnings, "no identity yet")
 	}
-	if err, overdue := h.creds.trouble(); err != nil {
+	if overdue, err := h.creds.trouble(); err != nil {
 		self.Identity.LastError = err.Error()
 		self.Identity.Stale = !overdue.IsZero()
 		self.Warnings = append(self.Warnings, "renewal fails: "+err.Error())
