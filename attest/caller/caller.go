@@ -39,8 +39,9 @@ type Process struct {
 	// Selectors are in the order of the package comment.
 	Selectors []string
 
-	seen sighting
-	sock *socket // nil if from a Unix socket
+	seen   sighting
+	heldBy int     // descriptor with which it holds the socket
+	sock   *socket // nil if from a Unix socket
 
 	mu    sync.Mutex // guards pidfd against Close during Recheck
 	pidfd int        // -1 after Close; 0 only in the zero value

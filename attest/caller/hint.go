@@ -59,6 +59,12 @@ func (h *hinted) holders(s diagSocket) ([]holder, bool) {
 	return nil, false
 }
 
+// cover reports whether a complete scan lately proved pid to hold sockets that
+// uid made with its like only.
+func (h *hinted) cover(uid uint32, pid int) bool {
+	return slices.ContainsFunc(h.of(uid), func(g group) bool { return slices.Contains(g.pids, pid) })
+}
+
 func (h *hinted) of(uid uint32) []group {
 	h.mu.Lock()
 	defer h.mu.Unlock()

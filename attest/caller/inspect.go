@@ -1,7 +1,6 @@
 package caller
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"os/user"
@@ -28,8 +27,7 @@ func idOf(st *unix.Stat_t) exeID {
 // sighting is what must stay the same between two looks at a process.
 type sighting struct {
 	uid, gid uint32
-	start    uint64 // clock ticks after boot
-	exe      exeID  // zero if it may not be known
+	exe      exeID // zero if it may not be known
 }
 
 // sight looks at a living process through its own /proc directory.
@@ -61,9 +59,6 @@ func openProc(pid, pidfd int) (int, error) {
 func look(dir, pidfd int) (sighting, error) {
 	var s sighting
 	var err error
-	if s.start, err = startTime(dir); err != nil {
-		return s, err
-	}
 	var ok bool
 	if _, s.uid, s.gid, ok = credentials(pidfd); !ok {
 		if s.uid, s.gid, err = statusIDs(dir); err != nil {
@@ -154,21 +149,6 @@ func selectors(p *Process) []string {
 		out = append(out, "unix:sha256:"+p.SHA256)
 	}
 	return out
-}
-
-// startTime is field 22 of /proc/<pid>/stat. The program's name in field 2 may
-// hold spaces and brackets, so fields are counted from the last bracket.
-func startTime(dir int) (uint64, error) {
-	b, err := readSmall(dir, "stat")
-	if err != nil {
-		return 0, err
-	}
-	if f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:]); len(f) > 19 {
-		if n, err := strconv.ParseUint(string(f[19]), 10, 64); err == nil {
-			return n, nil
-		}
-	}
-	return 0, fmt.Errorf("%w: /proc stat not understood", ErrUnattributed)
 }
 
 // statusIDs are the effective user and group in /proc/<pid>/status.

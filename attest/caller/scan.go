@@ -36,6 +36,7 @@ func (h holder) attribute(inode uint32) (*Process, error) {
 		p.Close()
 		return nil, err
 	}
+	p.heldBy = h.fd
 	return p, nil
 }
 

@@ -11,6 +11,7 @@ import (
 type socket struct {
 	find   func() ([]diagSocket, error)
 	inodes []uint32
+	fd     int // with which the process held the last of them
 }
 
 // FromTCP attributes the socket bound to client and connected to server, both
@@ -50,7 +51,7 @@ func fromSockets(find func() ([]diagSocket, error)) (*Process, error) {
 	}
 	p := holders[0]
 	closeAll(holders[1:])
-	p.sock = &socket{find, inodes(found)}
+	p.sock = &socket{find, inodes(found), p.heldBy}
 	return p, nil
 }
 
@@ -66,6 +67,9 @@ func (s *socket) recheck(p *Process, err error) error {
 	}
 	if err != nil {
 		return fmt.Errorf("%w: the socket is still held: %w", ErrChanged, err)
+	}
+	if len(found) == 1 && hints.cover(found[0].uid, p.PID) && (holder{p.PID, s.fd}).holds(p, found[0].inode) == nil {
+		return nil
 	}
 	holders, err := owners(found)
 	if err != nil {

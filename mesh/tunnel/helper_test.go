@@ -108,6 +108,7 @@ type fleet struct {
 	mu      sync.Mutex // guards all below
 	allowed []spiffeid.ID
 	owners  []route.Owner
+	unnamed bool                 // nobody knows the service
 	deny    string               // the action that policy denies
 	refuse  map[spiffeid.ID]bool // nodes
 	inputs  []policy.Input
@@ -151,7 +152,7 @@ func (f *fleet) decide(_ context.Context, in policy.Input) policy.Decision {
 func (f *fleet) resolve(service string) (Service, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if service != shop {
+	if service != shop || f.unnamed {
 		return Service{}, errors.New("unknown")
 	}
 	return Service{Service: policy.Service{Name: service, Region: "east", Protocol: "tcp"}, Allowed: f.allowed, Owners: f.owners}, nil
@@ -166,7 +167,7 @@ type testNode struct {
 	link     *link.Link
 	svid     *x509svid.SVID
 	signed   atomic.Int64
-	workload atomic.Pointer[x509svid.SVID] // which every local process is
+	workload atomic.Pointer[x509svid.SVID] // which every local process is; nil: none
 	serves   atomic.Pointer[Target]
 	refusals chan Refusal
 	stop     func()
@@ -186,8 +187,13 @@ func (f *fleet) start(td, node, workload string, change func(*Config)) *testNode
 	cfg := Config{
 		Link: n.link, Bundles: f.bundles, NodeSVID: n.svid, Region: strings.Split(td, ".")[0],
 		Listeners: []Listener{{netip.MustParseAddrPort("127.0.0.1:0"), shop}},
-		Workload:  func(*caller.Process) (*x509svid.SVID, error) { return n.workload.Load(), nil },
-		Resolve:   f.resolve,
+		Workload: func(*caller.Process) (*x509svid.SVID, error) {
+			if svid := n.workload.Load(); svid != nil {
+				return svid, nil
+			}
+			return nil, errors.New("no entry")
+		},
+		Resolve: f.resolve,
 		Serve: func(service string) (Target, error) {
 			if t := n.serves.Load(); t != nil && t.Name == service {
 				return *t, nil

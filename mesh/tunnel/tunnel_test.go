@@ -16,9 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/caller"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 )
 
@@ -91,12 +89,8 @@ func TestRefusals(t *testing.T) {
 			func(r Refusal) bool { return r.Recorded && r.Decision == "d-dial" && r.Rule == "rule-dial" }},
 		{"denied at the destination", func(f *fleet, a, b *testNode) { f.deny = policy.Accept }, ErrDenied,
 			func(r Refusal) bool { return !r.Recorded && r.Decision == "d-accept" && r.Rule == "rule-accept" }},
-		{"unknown workload", func(f *fleet, a, b *testNode) {
-			a.cfg.Workload = func(*caller.Process) (*x509svid.SVID, error) { return nil, errors.New("no entry") }
-		}, ErrUnknownWorkload, func(r Refusal) bool { return r.PID == os.Getpid() && r.Exe != "" }},
-		{"no service", func(f *fleet, a, b *testNode) {
-			a.cfg.Resolve = func(string) (Service, error) { return Service{}, errors.New("unknown") }
-		}, ErrNoService, nil},
+		{"unknown workload", func(f *fleet, a, b *testNode) { a.workload.Store(nil) }, ErrUnknownWorkload, func(r Refusal) bool { return r.PID == os.Getpid() && r.Exe != "" }},
+		{"no service", func(f *fleet, a, b *testNode) { f.unnamed = true }, ErrNoService, nil},
 		{"no owner", func(f *fleet, a, b *testNode) { f.owners = nil }, ErrNoOwner, nil},
 		{"owner not allowed", func(f *fleet, a, b *testNode) { f.allowed = nil }, ErrNoOwner, nil},
 		{"nothing listens", func(f *fleet, a, b *testNode) {
@@ -148,8 +142,8 @@ func TestRefusals(t *testing.T) {
 // The first bytes of the client go to the owner that answers, whole and once.
 func TestFailover(t *testing.T) {
 	for _, tc := range []struct {
-		name   string
-		break_ func(f *fleet, b *testNode)
+		name  string
+		spoil func(f *fleet, b *testNode)
 	}{
 		{"nothing listens", func(f *fleet, b *testNode) {
 			s := *b.serves.Load()
@@ -165,7 +159,7 @@ func TestFailover(t *testing.T) {
 			far := f.start(east, "/node/c", "/workload/shop", nil)
 			b.serve(target(t, echo("b")))
 			far.serve(target(t, echo("c")))
-			f.set(func() { tc.break_(f, b) })
+			f.set(func() { tc.spoil(f, b) })
 			for range 2 {
 				wantTalk(t, a.dial(t), "c")
 			}
