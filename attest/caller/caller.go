@@ -98,7 +98,7 @@ func fromUnix(c *net.UnixConn, pidfdOf func(fd int) (int, error)) (*Process, err
 
 // Recheck looks at the process again: alive, same user and group, same program
 // file, and for a TCP socket still among its holders, with nobody else but its
-// like. Call it before every further use of what was granted. It returns
+// like (as of HintFor ago at most). Call it before every further use of what was granted. It returns
 // ErrGone, ErrChanged or ErrUnattributed.
 func (p *Process) Recheck() error {
 	p.mu.Lock()

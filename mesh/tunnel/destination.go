@@ -55,13 +55,13 @@ func (p *Proxy) stream(s *session, st *link.Stream) {
 		p.refused(r, fmt.Errorf("%w: %d from other nodes", ErrBusy, cap(p.in)))
 		return
 	}
-	if err := p.admit(f, s, st, &r); err != nil {
+	if err := p.admit(f, s, st, &r); err != nil && s.alive() {
 		p.refused(r, err)
 	}
 }
 
 // admit decides about one stream and carries it. An error means that it was
-// refused, and that the source has been told.
+// refused, and that the source has been told if it is still there.
 func (p *Proxy) admit(f *flow, s *session, st *link.Stream, r *Refusal) error {
 	_ = st.SetReadDeadline(time.Now().Add(openTimeout))
 	b, err := readFrame(st, MaxFrame)
@@ -83,7 +83,7 @@ func (p *Proxy) admit(f *flow, s *session, st *link.Stream, r *Refusal) error {
 	}
 	if err := p.answer(st, status{Code: codeOK}); err != nil {
 		abort(c)
-		return fmt.Errorf("%w: before the answer: %w", ErrCut, err)
+		return nil // the source has left
 	}
 	p.log.Debug("connection admitted", "service", o.Service, "workload", s.t.RemoteID, "node", s.far.node,
 		"traceparent", o.Traceparent, "decision", o.Decision)

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/netip"
@@ -80,6 +81,10 @@ func (p *Proxy) dialled(ctx context.Context, t *link.Tunnel, k key) (*session, e
 // accept serves one tunnel that another node made; it is over when it returns.
 func (p *Proxy) accept(ctx context.Context, t *link.Tunnel) {
 	s, err := p.accepted(ctx, t)
+	if errors.Is(err, link.ErrClosed) || errors.Is(err, link.ErrUnreachable) {
+		p.log.Debug("dialler left", "workload", t.RemoteID, "err", err)
+		return
+	}
 	if err != nil {
 		t.Refuse(clean(err.Error(), 200))
 		r := Refusal{At: time.Now(), Side: Destination, Service: t.ServerName, Workload: t.RemoteID}
