@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -238,6 +240,10 @@ func Detach(projectDir string) (*Fleet, error) {
 		return nil, err
 	}
 	defer log.Close()
+	before, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return nil, err
+	}
 	cmd.Dir = projectDir
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
 	if err := cmd.Start(); err != nil {
@@ -249,13 +255,29 @@ func Detach(projectDir string) (*Fleet, error) {
 	for {
 		select {
 		case err := <-failed:
-			return nil, fmt.Errorf("the supervisor ended (%v): see %s", err, filepath.Join(fleet.Dir, "supervisor.log"))
+			return nil, fmt.Errorf("%w: %v; it said: %s", ErrNotUp, err, saidSince(log.Name(), before))
 		case <-time.After(50 * time.Millisecond):
 			if p, ok := running(fleet, supervisor); ok && p.PID == pid {
 				return open(projectDir)
 			}
 		}
 	}
+}
+
+// saidSince is what was written to a log beyond an offset, as far as it is of use
+// in an error.
+func saidSince(path string, offset int64) string {
+	const enough = 4 << 10
+	f, err := os.Open(path)
+	if err != nil {
+		return err.Error()
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.NewSectionReader(f, offset, enough))
+	if err != nil {
+		return err.Error()
+	}
+	return strings.TrimSpace(string(b))
 }
 
 // Stop ends the fleet, keeping its state.
