@@ -46,8 +46,9 @@ type Config struct {
 	// Endorsement is what this node shows of its attestation to nodes that its
 	// own region's signed state does not reach. Nil: nothing.
 	Endorsement func() []byte
-	// Endorsed is told what a far node shows, not verified, with the leaf of the
-	// chain that it proved to hold the key of, before Node is asked. Nil is allowed.
+	// Endorsed is told what a far node shows, not verified, with the leaf of its
+	// chain, which verifies and of which it proved to hold the key, before Node is
+	// asked. Nil is allowed.
 	Endorsed func(node spiffeid.ID, leaf *x509.Certificate, endorsement []byte)
 	// Peer gives the verified facts about a workload on a node, for policy; of
 	// a node itself where both are the same.

@@ -37,9 +37,9 @@
 //	3: endorsement of its attestation (absent when there is none)}
 //
 // The endorsement is opaque here: it names the node's key, so it need not be
-// part of what is signed. The COSE_Sign1 has type "node-statement" version 1 in the trust domain of the node, is
-// signed with the key of the node's SVID, and has this payload, of which the
-// reader knows every byte:
+// part of what is signed. The COSE_Sign1 has type "node-statement" version 1 in
+// the trust domain of the node, is signed with the key of the node's SVID, and
+// has this payload, of which the reader knows every byte:
 //
 //	{1: side (1 dialler, 2 acceptor), 2: TLS exporter (32 bytes, label
 //	"EXPORTER-bailiwick-node-statement", no context), 3: SHA-256 of the dialler's

@@ -168,6 +168,10 @@ func (p *Proxy) proven(s *session) (*session, error) {
 		return s, fmt.Errorf("%w: the node is stopping", ErrCut)
 	}
 	if p.cfg.Endorsed != nil {
+		// A chain that nobody vouches for must not speak of any node.
+		if err := s.far.check(s.t.RemoteID, p.cfg.Bundles, func(spiffeid.ID) error { return nil }, time.Now()); err != nil {
+			return s, err
+		}
 		p.cfg.Endorsed(s.far.node, s.far.chain[0], s.far.endorsement)
 	}
 	guard := func() error { return p.check(s, time.Now()) }

@@ -89,7 +89,15 @@ func TestHostileDialler(t *testing.T) {
 		}},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			f, a, b := pair(t)
+			f := newFleet(t, east, west)
+			a := f.start(east, "/node/a", "/workload/client", nil)
+			b := f.start(east, "/node/b", "/workload/shop", func(c *Config) {
+				c.Endorsed = func(node spiffeid.ID, _ *x509.Certificate, _ []byte) {
+					if !strings.HasPrefix(tc.name, "a quarantined") {
+						t.Errorf("an unproven %s was taken for itself", node)
+					}
+				}
+			})
 			reached := make(chan bool, 1)
 			b.serve(target(t, func(*net.TCPConn) { reached <- true }))
 			tun, bind := hostile(t, a, b)

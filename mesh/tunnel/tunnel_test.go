@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"io"
 	"net"
@@ -16,6 +17,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
 	"github.com/bailiwick-mesh/bailiwick/policy"
 )
@@ -44,6 +46,30 @@ func TestConnection(t *testing.T) {
 	}
 	if dial.Action.Name != policy.Dial || dial.Self.Node != "a" || accept.Action.Name != policy.Accept || accept.Self.Node != "b" {
 		t.Errorf("inputs %+v and %+v", dial, accept)
+	}
+}
+
+// What a node shows of its attestation reaches the other end, each way.
+func TestEndorsement(t *testing.T) {
+	f := newFleet(t, east)
+	shown := make(chan string, 2)
+	with := func(name string) func(*Config) {
+		return func(c *Config) {
+			c.Endorsement = func() []byte { return []byte("of " + name) }
+			c.Endorsed = func(node spiffeid.ID, leaf *x509.Certificate, e []byte) {
+				if id, _ := x509svid.IDFromCert(leaf); id != node {
+					t.Errorf("leaf of %s for %s", id, node)
+				}
+				shown <- node.Path() + " shows " + string(e)
+			}
+		}
+	}
+	a := f.start(east, "/node/a", "/workload/client", with("a"))
+	b := f.start(east, "/node/b", "/workload/shop", with("b"))
+	b.serve(target(t, echo("b")))
+	wantTalk(t, a.dial(t), "b")
+	if first, second := <-shown, <-shown; first != "/node/a shows of a" || second != "/node/b shows of b" {
+		t.Errorf("%q, then %q", first, second)
 	}
 }
 
