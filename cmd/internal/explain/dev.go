@@ -58,4 +58,16 @@ var dev = []Entry{
 		Meaning: "The region's issuer took evidence that it should have refused: a check is missing or a policy allows too much.",
 		Fix:     "Look at the attest rules of the fleet's policy and at tpm.boot_log of the node; if they are the shipped ones, report it with the issuer's log.",
 	},
+	{
+		Code: "BW9010", Is: fleet.ErrNobodyHonest,
+		Title:   "Nobody is left to lie to",
+		Meaning: "No other node of the region runs, so an equivocation would reach nobody.",
+		Fix:     "Start the others with bailiwick dev --detach, or poison a node of the other region.",
+	},
+	{
+		Code: "BW9011", Is: fleet.ErrNotContained,
+		Title:   "The fleet did not contain the poisoned node",
+		Meaning: "Some honest node did not shut the liar out in time, or somebody was shut out who had not lied; the message names it.",
+		Fix:     "Report it with the log files below .dev/nodes: this is the promise the fleet must keep.",
+	},
 }
