@@ -5,7 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -47,6 +49,8 @@ func TestMain(m *testing.M) {
 //	counts CLIENT ok|refused N  a sample client counted exactly N so far
 //	steady since                notes what was refused so far; then
 //	steady CLIENT...            nothing more was refused since
+//	uncrashed                   no process of the fleet crashed, to be asked before it is cleaned
+//	post NODE METHOD JSON       calls a node's local API as curl does, over plain HTTP
 //	occupy udp|tcp ADDRESS      holds an address until the script ends
 func TestScripts(t *testing.T) {
 	testscript.RunT(oneAtATime{t}, testscript.Params{
@@ -60,7 +64,8 @@ func TestScripts(t *testing.T) {
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"exits": cmdExits, "until": cmdUntil, "json": cmdJSON, "capture": cmdCapture,
-			"signal": cmdSignal, "grows": cmdGrows, "counts": cmdCounts, "steady": cmdSteady, "occupy": cmdOccupy,
+			"signal": cmdSignal, "grows": cmdGrows, "counts": cmdCounts, "steady": cmdSteady, "occupy": cmdOccupy, "post": cmdPost,
+			"uncrashed": func(ts *testscript.TestScript, _ bool, _ []string) { crashed(ts.Fatalf, fleet(ts)) },
 		},
 	})
 }
@@ -78,31 +83,58 @@ func (o oneAtATime) Run(name string, f func(testscript.T)) {
 func (o oneAtATime) Verbose() bool { return testing.Verbose() }
 
 // cleanUp ends what a script left, also where it failed; then it first shows what
-// the fleet had to say.
+// the fleet had to say. A process that crashed fails the script in any case: the
+// supervisor has started it again.
 func cleanUp(t *testing.T, project string) {
 	f, err := dev.Find(project)
 	if errors.Is(err, dev.ErrNoFleet) {
 		return
 	}
-	if err == nil && t.Failed() {
-		logs := []string{filepath.Join(f.Dir, "supervisor.log")}
-		for _, n := range f.Nodes {
-			logs = append(logs, filepath.Join(n.Dir, "log"))
-		}
-		for _, path := range logs {
-			b, err := os.ReadFile(path)
-			if err != nil {
-				continue
-			}
-			lines := slices.DeleteFunc(strings.SplitAfter(string(b), "\n"), func(line string) bool {
-				return strings.Contains(line, "caller-not-granted") // the intruder's, five a second
-			})
-			t.Logf("the end of %s:\n%s", path, strings.Join(lines[max(0, len(lines)-15):], ""))
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	crashed(t.Errorf, f)
+	if t.Failed() {
+		for path, text := range logs(t.Errorf, f) {
+			t.Logf("the end of %s:\n%s", path, ending(text))
 		}
 	}
 	if err := dev.Clean(project); err != nil {
 		t.Errorf("clean: %v", err)
 	}
+}
+
+// logs are what the fleet's supervisor and nodes wrote so far, by file.
+func logs(complain func(string, ...any), f *dev.Fleet) map[string]string {
+	out := map[string]string{}
+	paths, err := filepath.Glob(filepath.Join(f.Dir, "nodes", "*", "log"))
+	if err != nil {
+		complain("%v", err)
+	}
+	for _, path := range append(paths, filepath.Join(f.Dir, "supervisor.log")) {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			complain("%v", err)
+		}
+		out[path] = string(b)
+	}
+	return out
+}
+
+// crashed complains of every process that ended as none may.
+func crashed(complain func(string, ...any), f *dev.Fleet) {
+	for path, text := range logs(complain, f) {
+		if i := max(strings.Index(text, "WARNING: DATA RACE"), strings.Index(text, "panic: ")); i >= 0 {
+			complain("%s:\n%.8000s", path, text[i:])
+		}
+	}
+}
+
+// ending is the last of a log, without the intruder's refusals, five a second.
+func ending(log string) string {
+	lines := slices.DeleteFunc(strings.SplitAfter(log, "\n"), func(line string) bool { return strings.Contains(line, "caller-not-granted") })
+	return strings.Join(lines[max(0, len(lines)-15):], "")
 }
 
 type sinceKey struct{}
@@ -326,4 +358,21 @@ func cmdOccupy(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	ts.Check(err)
 	ts.Defer(func() { _ = c.Close() })
+}
+
+func cmdPost(ts *testscript.TestScript, neg bool, args []string) {
+	plain(ts, neg, args, 3, "post NODE METHOD JSON")
+	n, err := fleet(ts).Node(args[0])
+	ts.Check(err)
+	client := &http.Client{Timeout: patience, Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", n.ControlSocket)
+		},
+	}}
+	resp, err := client.Post("http://bailiwick/bailiwick.control.v1.Control/"+args[1], "application/json", strings.NewReader(args[2]))
+	ts.Check(err)
+	defer resp.Body.Close()
+	_, err = io.Copy(ts.Stdout(), resp.Body)
+	ts.Check(err)
 }

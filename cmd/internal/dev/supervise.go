@@ -255,7 +255,7 @@ func Detach(projectDir string) (*Fleet, error) {
 	for {
 		select {
 		case err := <-failed:
-			return nil, fmt.Errorf("%w: %v; it said: %s", ErrNotUp, err, saidSince(log.Name(), before))
+			return nil, fmt.Errorf("the supervisor ended (%v); it said: %s", err, saidSince(log.Name(), before))
 		case <-time.After(50 * time.Millisecond):
 			if p, ok := running(fleet, supervisor); ok && p.PID == pid {
 				return open(projectDir)
