@@ -90,7 +90,7 @@ func (s agentAPI) AttestAgent(stream agentv1.Agent_AttestAgentServer) error {
 	s.attested.WithLabelValues(kind, "ok").Inc()
 	s.issued.WithLabelValues("agent").Inc()
 	return stream.Send(&agentv1.AttestAgentResponse{Step: &agentv1.AttestAgentResponse_Result_{
-		Result: &agentv1.AttestAgentResponse_Result{Svid: svidMessage(id, cert, ""), Reattestable: attested.Reattest},
+		Result: &agentv1.AttestAgentResponse_Result{Svid: s.svidMessage(id, cert, ""), Reattestable: attested.Reattest},
 	}})
 }
 
@@ -191,7 +191,7 @@ func (s agentAPI) RenewAgent(ctx context.Context, req *agentv1.RenewAgentRequest
 		return nil, unavailable(err)
 	}
 	s.issued.WithLabelValues("agent").Inc()
-	return &agentv1.RenewAgentResponse{Svid: svidMessage(c.id, cert, "")}, nil
+	return &agentv1.RenewAgentResponse{Svid: s.svidMessage(c.id, cert, "")}, nil
 }
 
 // PostStatus is told which bundle an agent has. Nothing depends on it.
@@ -223,8 +223,12 @@ func receive(ctx context.Context, stream agentv1.Agent_AttestAgentServer) (*agen
 	}
 }
 
-func svidMessage(id spiffeid.ID, cert *x509.Certificate, hint string) *types.X509SVID {
-	return &types.X509SVID{CertChain: [][]byte{cert.Raw}, Id: idMessage(id), ExpiresAt: cert.NotAfter.Unix(), Hint: hint}
+func (s *Server) svidMessage(id spiffeid.ID, cert *x509.Certificate, hint string) *types.X509SVID {
+	m := &types.X509SVID{Id: idMessage(id), ExpiresAt: cert.NotAfter.Unix(), Hint: hint}
+	for _, c := range s.cfg.CA.chain(cert) {
+		m.CertChain = append(m.CertChain, c.Raw)
+	}
+	return m
 }
 
 func idMessage(id spiffeid.ID) *types.SPIFFEID {

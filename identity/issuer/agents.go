@@ -127,11 +127,11 @@ type attestLeaf struct {
 }
 
 type issueLeaf struct {
-	What     string `cbor:"what"` // agent, node, workload, server, epoch, endorsement
+	What     string `cbor:"what"` // agent, node, workload, jwt, server, epoch, endorsement
 	To       string `cbor:"to"`   // who asked
 	ID       string `cbor:"id"`   // who it is for
 	Serial   []byte `cbor:"serial,omitempty"`
-	Key      []byte `cbor:"key"` // SHA-256 of the PKIX key
+	Key      []byte `cbor:"key"` // SHA-256 of the PKIX key; of a JWT, the ID of the key that signed it
 	NotAfter int64  `cbor:"not_after"`
 	Epoch    uint64 `cbor:"epoch,omitempty"`
 	Class    string `cbor:"class,omitempty"`

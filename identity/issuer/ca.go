@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -10,7 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -26,7 +27,6 @@ const (
 	caLifetime  = 5 * 365 * 24 * time.Hour
 	maxLifetime = 7 * 24 * time.Hour
 	backdate    = 10 * time.Second // forgives clocks a little behind, as SPIRE does
-	caFile      = "svid-root.pem"
 
 	// MaxCSR is the largest certificate request that is looked at, in bytes.
 	MaxCSR = 8 << 10
@@ -47,55 +47,185 @@ var (
 	ErrNoCA = errors.New("no SVID root")
 )
 
-// CA is a region's SVID root. It signs X509-SVIDs and nothing else, and can be
-// used concurrently.
+// CA is a region's signing authorities: a root that signs X509-SVIDs, a key that
+// signs JWT-SVIDs, and those that come before and after them in a rotation. It
+// signs nothing else, and can be used concurrently.
 type CA struct {
-	td   spiffeid.TrustDomain
-	root *root.Root
+	td  spiffeid.TrustDomain
+	now atomic.Pointer[authorities]
+
+	mu  sync.Mutex // held while authorities change, files included; guards dir
+	dir string     // where the keys are; empty: only here
 }
 
-// NewCA makes a root for td, valid for five years from now, in memory until
-// saved.
+// NewCA makes a root for td, valid for five years from now, and a JWT key, in
+// memory until saved.
 func NewCA(td spiffeid.TrustDomain, now time.Time) (*CA, error) {
 	if td.IsZero() {
 		return nil, fmt.Errorf("%w: trust domain is empty", ErrForeignID)
 	}
-	r, err := root.New("SVID root of "+td.Name(), td.ID().URL(), now, caLifetime)
+	first, err := newRoot(td, now)
 	if err != nil {
 		return nil, err
 	}
-	return &CA{td: td, root: r}, nil
+	first.file, first.State = caFile, Active
+	key, err := newJWT(now)
+	if err != nil {
+		return nil, err
+	}
+	key.State = Active
+	ca := &CA{td: td}
+	ca.now.Store(&authorities{sequence: 1, all: []authority{first, key}})
+	return ca, nil
 }
 
-// LoadCA reads dir/svid-root.pem (mode 0600), or returns ErrNoCA if there is
-// none. Other errors name the file and the fix.
+func newRoot(td spiffeid.TrustDomain, now time.Time) (authority, error) {
+	r, err := root.New("SVID root of "+td.Name(), td.ID().URL(), now, caLifetime)
+	if err != nil {
+		return authority{}, err
+	}
+	return newX509(r), nil
+}
+
+// LoadCA reads what Save wrote (files of mode 0600), or returns ErrNoCA if there
+// is no root. A folder with a root and no JWT key gets one. Other errors name the
+// file and the fix.
 func LoadCA(dir string) (*CA, error) {
-	r, err := root.Load(filepath.Join(dir, caFile))
+	td, all, err := loadState(dir)
 	if errors.Is(err, root.ErrMissing) {
 		return nil, fmt.Errorf("%w: %w", ErrNoCA, err)
 	} else if err != nil {
 		return nil, err
 	}
-	if uris := r.Certificate().URIs; len(uris) == 1 {
-		if id, err := spiffeid.FromURI(uris[0]); err == nil && id.Path() == "" {
-			return &CA{td: id.TrustDomain(), root: r}, nil
-		}
-	}
-	return nil, fmt.Errorf("%w: %s is not an SVID root", root.ErrDamaged, caFile)
+	ca := &CA{td: td, dir: dir}
+	ca.now.Store(all)
+	return ca, ca.Tend(time.Now())
 }
 
-// Save writes the root to dir/svid-root.pem. It never replaces a file.
-func (ca *CA) Save(dir string) error { return ca.root.Save(filepath.Join(dir, caFile)) }
+// Save writes all authorities to the empty folder dir, and keeps it up to date
+// from then on. It never replaces a key.
+func (ca *CA) Save(dir string) error {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	if err := ca.now.Load().saveState(dir, nil); err != nil {
+		return err
+	}
+	ca.dir = dir
+	return nil
+}
 
-// Certificate returns the root's own certificate, for the region's trust record.
-func (ca *CA) Certificate() *x509.Certificate { return ca.root.Certificate() }
+// Certificate returns the active root's own certificate, for the region's trust
+// record.
+func (ca *CA) Certificate() *x509.Certificate {
+	active, _ := ca.now.Load().in(X509, Active) // there always is one
+	return active.Certificate
+}
 
-// TrustDomain returns the region the root is for.
+// TrustDomain returns the region the CA is for.
 func (ca *CA) TrustDomain() spiffeid.TrustDomain { return ca.td }
 
-// Bundle returns the region's X.509 bundle.
-func (ca *CA) Bundle() *x509bundle.Bundle {
-	return x509bundle.FromX509Authorities(ca.td, []*x509.Certificate{ca.Certificate()})
+// Bundle returns the region's X.509 roots as of now: prepared, active and old
+// ones and, of a nested CA, the upstream's.
+func (ca *CA) Bundle() *x509bundle.Bundle { return ca.now.Load().bundle(ca.td) }
+
+// GetX509BundleForTrustDomain makes CA an x509bundle.Source.
+func (ca *CA) GetX509BundleForTrustDomain(td spiffeid.TrustDomain) (*x509bundle.Bundle, error) {
+	return ca.Bundle().GetX509BundleForTrustDomain(td)
+}
+
+func (a *authorities) bundle(td spiffeid.TrustDomain) *x509bundle.Bundle {
+	b := x509bundle.New(td)
+	for _, x := range a.of(X509) {
+		if !x.Nested {
+			b.AddX509Authority(x.Certificate)
+		}
+	}
+	if a.upstream != nil {
+		for _, c := range a.upstream.X509Authorities() {
+			b.AddX509Authority(c)
+		}
+	}
+	return b
+}
+
+// chain returns what goes with a certificate this CA signed, itself first.
+func (ca *CA) chain(cert *x509.Certificate) []*x509.Certificate {
+	out := []*x509.Certificate{cert}
+	for _, a := range ca.now.Load().of(X509) {
+		if a.Nested && bytes.Equal(a.Certificate.SubjectKeyId, cert.AuthorityKeyId) {
+			out = append(append(out, a.Certificate), a.root.Above()...)
+		}
+	}
+	return out
+}
+
+// Authorities returns all authorities as of now.
+func (ca *CA) Authorities() []Authority {
+	var out []Authority
+	for _, a := range ca.now.Load().all {
+		out = append(out, a.Authority)
+	}
+	return out
+}
+
+// Tend rotates JWT keys as they age: at half of its life the active one gets a
+// successor, which takes over at five sixths; what has expired is dropped. X.509
+// roots are the operator's, for other regions learn them by a signed record.
+func (ca *CA) Tend(now time.Time) error {
+	for {
+		step := ca.now.Load().due(now)
+		if step == nil {
+			return nil
+		}
+		if err := ca.change(step); err != nil {
+			return err
+		}
+	}
+}
+
+// due returns the next step of the JWT keys' rotation, nil if there is none.
+func (a *authorities) due(now time.Time) func(*authorities) (*authorities, error) {
+	for _, x := range a.of(JWT) {
+		if x.State == Old && !now.Before(x.NotAfter) {
+			return func(a *authorities) (*authorities, error) { return a.retire(JWT, x.ID) }
+		}
+	}
+	active, haveActive := a.in(JWT, Active)
+	prepared, havePrepared := a.in(JWT, Prepared)
+	left := active.NotAfter.Sub(now)
+	switch {
+	case !havePrepared && (!haveActive || left < jwtKeyLifetime/2):
+		return func(a *authorities) (*authorities, error) {
+			key, err := newJWT(now)
+			if err != nil {
+				return nil, err
+			}
+			return a.prepare(key)
+		}
+	case havePrepared && !now.Before(prepared.NotAfter):
+		return func(a *authorities) (*authorities, error) { return a.retire(JWT, prepared.ID) }
+	case havePrepared && (!haveActive || left < jwtKeyLifetime/6):
+		return func(a *authorities) (*authorities, error) { return a.activate(JWT, prepared.ID, now) }
+	}
+	return nil
+}
+
+// change makes one step, on disk first.
+func (ca *CA) change(step func(*authorities) (*authorities, error)) error {
+	ca.mu.Lock()
+	defer ca.mu.Unlock()
+	before := ca.now.Load()
+	after, err := step(before)
+	if err != nil {
+		return err
+	}
+	if ca.dir != "" {
+		if err := after.saveState(ca.dir, before); err != nil {
+			return err
+		}
+	}
+	ca.now.Store(after)
+	return nil
 }
 
 // Request asks for one X509-SVID.
@@ -163,7 +293,8 @@ func (ca *CA) Issue(a *Approved) (*x509.Certificate, error) {
 	if tmpl == nil {
 		return nil, ErrSpent
 	}
-	der, err := ca.root.Sign(tmpl, tmpl.PublicKey)
+	active, _ := ca.now.Load().in(X509, Active)
+	der, err := active.root.Sign(tmpl, tmpl.PublicKey)
 	if err != nil {
 		return nil, err
 	}

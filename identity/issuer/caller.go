@@ -38,7 +38,7 @@ func (s *Server) caller(ctx context.Context, now time.Time) (caller, error) {
 	if len(certs) == 0 {
 		return caller{}, status.Error(codes.PermissionDenied, "this call needs an SVID of this region: attest first")
 	}
-	id, err := identity.VerifyPeer(certs, s.cfg.CA.Bundle(), s.ours, now)
+	id, err := identity.VerifyPeer(certs, s.cfg.CA, s.ours, now)
 	if errors.Is(err, identity.ErrExpired) {
 		return caller{}, denied(types.PermissionDeniedDetails_AGENT_EXPIRED, "%v", err)
 	} else if err != nil {

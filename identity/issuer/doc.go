@@ -5,12 +5,14 @@
 // # What is served
 //
 //	Agent/AttestAgent           no client certificate   evidence in, agent SVID out
-//	Bundle/GetBundle            no client certificate   the region's X.509 roots
+//	Bundle/GetBundle            no client certificate   the region's X.509 roots and JWT keys
+//	Bundle/GetFederatedBundle   agent or node SVID      another region's X.509 roots, from its trust record
 //	Agent/RenewAgent            agent SVID              only for what cannot attest again
 //	Agent/PostStatus            agent SVID
 //	Entry/GetAuthorizedEntries  agent or node SVID      what the caller may ask SVIDs for
 //	Entry/SyncAuthorizedEntries agent or node SVID      the same, by pages of 500
 //	SVID/BatchNewX509SVID       agent or node SVID      at most 500 a call
+//	SVID/NewJWTSVID             agent or node SVID      a bearer token, for the audience named
 //	Issuer/Enrol                agent SVID              epoch certificates, AK endorsement, trust records
 //
 // Every other method of those services answers Unimplemented. TLS is 1.3 without
@@ -39,7 +41,25 @@
 //
 // Bucket issuer/agents holds one record for each agent ID: what was attested,
 // which serial number is the active one, whether it is banned. Bucket
-// issuer/tokens holds join tokens that are spent. The CA key is a file.
+// issuer/tokens holds join tokens that are spent.
+//
+// Keys are files of mode 0600 in one folder. Each root or JWT key has a file of
+// its own; authorities.json says which of them is prepared, active or old:
+//
+//	svid-root.pem, svid-root-<id>.pem   P-256 key, then certificate(s)
+//	jwt-<key ID>.pem                    P-256 key
+//	authorities.json                    {sequence, authorities: [{kind, id, state, tainted, not_after, file}]}
+//
+// All of them are in the bundle, prepared ones too: they must be known before
+// they sign. JWT keys live seven days and rotate by themselves; a root lives five
+// years, and the operator rotates it, for other regions learn it by a record that
+// is signed offline.
+//
+// # JWT-SVIDs
+//
+// ES256; header alg, kid, typ; claims sub, aud, exp, iat, jti. Five minutes unless
+// the entry says otherwise, at most an hour, never longer than the key. A node's
+// own name gets none: it is bound to a key, and a token would not be.
 //
 // # Limits
 //

@@ -37,6 +37,13 @@ type Entry struct {
 	Class string
 	// X509TTL is the lifetime of its SVIDs if shorter than the issuer's.
 	X509TTL time.Duration
+	// JWTTTL is the lifetime of its JWT-SVIDs; zero: DefaultJWTLifetime. At most
+	// an hour.
+	JWTTTL time.Duration
+	// FederatesWith are the other regions whose bundles its workloads get.
+	FederatesWith []spiffeid.TrustDomain
+	// Expires is when the entry ends; zero: never.
+	Expires time.Time
 	// DNSNames go into its SVIDs.
 	DNSNames []string
 	// Hint is passed on to workloads with several identities.
@@ -60,12 +67,25 @@ func (e Entry) isNode() bool {
 // id names the entry by its content, so an entry that changes is another one
 // and a revision number is not needed.
 func (e Entry) id() string {
-	b, err := statement.Marshal([]any{e.SPIFFEID.String(), e.ParentID.String(), e.Selectors, e.Class, int64(e.X509TTL), e.DNSNames, e.Hint})
+	var expires int64
+	if !e.Expires.IsZero() {
+		expires = e.Expires.Unix()
+	}
+	b, err := statement.Marshal([]any{e.SPIFFEID.String(), e.ParentID.String(), e.Selectors, e.Class, int64(e.X509TTL), e.DNSNames, e.Hint,
+		int64(e.JWTTTL), tdNames(e.FederatesWith), expires})
 	if err != nil {
 		panic(err) // strings and an integer: always encodes
 	}
 	sum := sha256.Sum256(b)
 	return hex.EncodeToString(sum[:16])
+}
+
+func tdNames(tds []spiffeid.TrustDomain) []string {
+	out := make([]string, 0, len(tds))
+	for _, td := range tds {
+		out = append(out, td.Name())
+	}
+	return out
 }
 
 // directory is the set of entries, indexed. It is immutable.
@@ -135,8 +155,12 @@ func (e Entry) check(td spiffeid.TrustDomain) error {
 		return errors.New("class: only a node has one")
 	case err != nil && len(e.Selectors) == 0:
 		return errors.New("selectors: a workload needs at least one, or it would be any process")
-	case e.X509TTL < 0:
+	case e.X509TTL < 0 || e.JWTTTL < 0:
 		return errors.New("lifetime: is negative")
+	case e.JWTTTL > maxJWTLifetime:
+		return fmt.Errorf("JWT lifetime: %s, at most %s", e.JWTTTL, maxJWTLifetime)
+	case slices.Contains(e.FederatesWith, td):
+		return fmt.Errorf("federates with: %s is its own trust domain", td)
 	}
 	for _, s := range e.Selectors {
 		if kind, value, ok := strings.Cut(s, ":"); !ok || kind == "" || value == "" {

@@ -7,7 +7,6 @@ import (
 	"strings"
 	"time"
 
-	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc/codes"
@@ -17,35 +16,6 @@ import (
 // pageSize is how many entries one message of SyncAuthorizedEntries carries,
 // as in SPIRE.
 const pageSize = 500
-
-// bundleAPI is spire.api.server.bundle.v1.Bundle.
-type bundleAPI struct {
-	bundlev1.UnimplementedBundleServer
-	*Server
-}
-
-// GetBundle returns the region's X.509 roots. It needs no certificate: the
-// caller already knows a root, or this channel would not stand.
-func (s bundleAPI) GetBundle(_ context.Context, req *bundlev1.GetBundleRequest) (*types.Bundle, error) {
-	b := &types.Bundle{
-		TrustDomain:     s.td.Name(),
-		X509Authorities: []*types.X509Certificate{{Asn1: s.cfg.CA.Certificate().Raw}},
-		RefreshHint:     int64((5 * time.Minute).Seconds()),
-		SequenceNumber:  1,
-	}
-	if m := req.GetOutputMask(); m != nil {
-		if !m.X509Authorities {
-			b.X509Authorities = nil
-		}
-		if !m.RefreshHint {
-			b.RefreshHint = 0
-		}
-		if !m.SequenceNumber {
-			b.SequenceNumber = 0
-		}
-	}
-	return b, nil
-}
 
 // entryAPI is spire.api.server.entry.v1.Entry.
 type entryAPI struct {
@@ -158,6 +128,17 @@ func entryMessage(id string, e Entry, mask *types.EntryMask) *types.Entry {
 	}
 	if show(mask.GetX509SvidTtl()) {
 		out.X509SvidTtl = int32(e.X509TTL / time.Second)
+	}
+	if show(mask.GetJwtSvidTtl()) {
+		out.JwtSvidTtl = int32(e.JWTTTL / time.Second)
+	}
+	if show(mask.GetFederatesWith()) {
+		for _, td := range e.FederatesWith {
+			out.FederatesWith = append(out.FederatesWith, td.Name())
+		}
+	}
+	if show(mask.GetExpiresAt()) && !e.Expires.IsZero() {
+		out.ExpiresAt = e.Expires.Unix()
 	}
 	if show(mask.GetDnsNames()) {
 		out.DnsNames = e.DNSNames

@@ -20,6 +20,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer/issuerv1"
+	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -32,6 +33,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
 )
+
+const tendEvery = time.Minute
 
 // ErrConfig means a part the issuer cannot do without is missing.
 var ErrConfig = errors.New("issuer is not completely configured")
@@ -59,6 +62,12 @@ type EpochGrant struct {
 	Class          string
 }
 
+// Records looks up trust records; *trust.Set does.
+type Records interface {
+	Record(td spiffeid.TrustDomain) (trust.Record, bool)
+	Regions() []trust.Record
+}
+
 // Config is everything an issuer needs.
 type Config struct {
 	// CA signs SVIDs; its trust domain is the issuer's. Required.
@@ -79,6 +88,10 @@ type Config struct {
 	Attestors []Attestor
 	// Entries say who may have which ID.
 	Entries []Entry
+	// Trust knows the trust records of this and other regions: it answers
+	// GetFederatedBundle, and says whether a root is published. Nil: no other
+	// regions, and nothing is checked to be published.
+	Trust Records
 	// TrustRecords returns the newest trust records, for nodes that enrol. Nil:
 	// none.
 	TrustRecords func() [][]byte
@@ -180,6 +193,12 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	svidv1.RegisterSVIDServer(g, svidAPI{Server: s})
 	issuerv1.RegisterIssuerServer(g, issuerAPI{Server: s})
 
+	go s.tend(ctx)
+	return serve(ctx, g, l)
+}
+
+// serve runs g on l until ctx ends.
+func serve(ctx context.Context, g *grpc.Server, l net.Listener) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)
@@ -195,10 +214,26 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	return fmt.Errorf("issuer on %s: %w", l.Addr(), err)
 }
 
+// tend looks after the JWT keys until ctx ends.
+func (s *Server) tend(ctx context.Context) {
+	tick := time.NewTicker(tendEvery)
+	defer tick.Stop()
+	for {
+		if err := s.cfg.CA.Tend(time.Now()); err != nil {
+			s.log.Error("JWT keys could not be rotated", "err", err)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
 // tls asks for a client certificate but does not require one: AttestAgent and
 // GetBundle are for those who have none yet.
 func (s *Server) tls() *tls.Config {
-	c := identity.ServerTLS(s, s.cfg.CA.Bundle(), s.ours)
+	c := identity.ServerTLS(s, s.cfg.CA, s.ours)
 	c.ClientAuth = tls.RequestClientCert
 	verify := c.VerifyConnection
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
@@ -252,7 +287,7 @@ func (s *Server) GetX509SVID() (*x509svid.SVID, error) {
 		return nil, fmt.Errorf("certify the issuer itself: %w", err)
 	}
 	s.issued.WithLabelValues("server").Inc()
-	svid := &x509svid.SVID{ID: id, Certificates: []*x509.Certificate{cert}, PrivateKey: key}
+	svid := &x509svid.SVID{ID: id, Certificates: s.cfg.CA.chain(cert), PrivateKey: key}
 	s.self.Set(svid)
 	s.self.due = identity.Renewal{NotBefore: cert.NotBefore, NotAfter: cert.NotAfter}.Due()
 	return svid, nil

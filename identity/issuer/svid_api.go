@@ -69,7 +69,7 @@ func (s svidAPI) BatchNewX509SVID(ctx context.Context, req *svidv1.BatchNewX509S
 		if e.isNode() {
 			what = "node"
 		}
-		result.Svid = svidMessage(e.SPIFFEID, cert, e.Hint)
+		result.Svid = s.svidMessage(e.SPIFFEID, cert, e.Hint)
 		issued = append(issued, issuedLeaf(what, c.id, e.SPIFFEID, cert))
 	}
 	err = s.cfg.Store.Update(func(tx *store.Tx) error {
@@ -93,6 +93,46 @@ func (s svidAPI) BatchNewX509SVID(ctx context.Context, req *svidv1.BatchNewX509S
 	}
 	s.refused.WithLabelValues("svid").Add(float64(len(refused)))
 	return out, nil
+}
+
+// NewJWTSVID answers with a JWT-SVID of an entry, for the audience the caller
+// names.
+func (s svidAPI) NewJWTSVID(ctx context.Context, req *svidv1.NewJWTSVIDRequest) (*svidv1.NewJWTSVIDResponse, error) {
+	now := time.Now()
+	c, err := s.caller(ctx, now)
+	if err != nil {
+		return nil, s.refuse("jwt", c.id, c.id, err)
+	}
+	d := s.entries.Load()
+	if _, ok := slices.BinarySearch(d.reach(c.id), req.GetEntryId()); !ok {
+		return nil, s.refuse("jwt", c.id, c.id, status.Error(codes.NotFound, "no such entry for you"))
+	}
+	e := d.byID[req.GetEntryId()]
+	refuse := func(why error) error { return s.refuse("jwt", c.id, e.SPIFFEID, why) }
+	if e.isNode() {
+		return nil, refuse(status.Error(codes.PermissionDenied, "a node's name is bound to its key: it gets no bearer token"))
+	}
+	if err := s.standing(e.SPIFFEID); err != nil {
+		return nil, refuse(err)
+	}
+	approved, err := s.cfg.CA.CheckJWT(JWTRequest{ID: e.SPIFFEID, Audience: req.GetAudience(), Lifetime: e.JWTTTL, Now: now})
+	if err != nil {
+		return nil, refuse(status.Error(codes.InvalidArgument, err.Error()))
+	}
+	j, err := s.cfg.CA.IssueJWT(approved)
+	if err != nil {
+		return nil, status.Error(codes.Internal, err.Error())
+	}
+	err = s.cfg.Store.Update(func(tx *store.Tx) error {
+		return leaf(tx, leafIssue, issueLeaf{What: "jwt", To: c.id.String(), ID: e.SPIFFEID.String(), Key: []byte(j.kid), NotAfter: j.Expires.Unix()})
+	})
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	s.issued.WithLabelValues("jwt").Inc()
+	return &svidv1.NewJWTSVIDResponse{Svid: &types.JWTSVID{
+		Token: j.Token, Id: idMessage(j.ID), ExpiresAt: j.Expires.Unix(), IssuedAt: j.IssuedAt.Unix(), Hint: e.Hint,
+	}}, nil
 }
 
 // issueFor signs an SVID of an entry for a caller that may have it.

@@ -9,11 +9,9 @@ import (
 	"time"
 
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer/issuerv1"
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
-	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
 	svidv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/svid/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
@@ -212,29 +210,6 @@ func (c *Client) Renew(ctx context.Context, key crypto.Signer) (*x509svid.SVID, 
 func (c *Client) PostStatus(ctx context.Context, bundleSerial uint64, version string) error {
 	_, err := agentv1.NewAgentClient(c.conn).PostStatus(ctx, &agentv1.PostStatusRequest{CurrentBundleSerial: bundleSerial, AgentVersion: version})
 	return c.conn.explain(err)
-}
-
-// Bundle returns the region's X.509 roots as the server sees them. They are as
-// good as the channel: the caller decides whether they may add to what it knew.
-func (c *Client) Bundle(ctx context.Context) (*x509bundle.Bundle, error) {
-	m, err := bundlev1.NewBundleClient(c.conn).GetBundle(ctx, &bundlev1.GetBundleRequest{})
-	if err != nil {
-		return nil, c.conn.explain(err)
-	}
-	if m.GetTrustDomain() != c.conn.cfg.TrustDomain.Name() {
-		return nil, fmt.Errorf("%w: bundle of %q", ErrAnswer, m.GetTrustDomain())
-	}
-	b := x509bundle.New(c.conn.cfg.TrustDomain)
-	for _, a := range m.GetX509Authorities() {
-		certs, err := x509.ParseCertificates(a.GetAsn1())
-		if err != nil {
-			return nil, fmt.Errorf("%w: bundle: %w", ErrAnswer, err)
-		}
-		for _, cert := range certs {
-			b.AddX509Authority(cert)
-		}
-	}
-	return b, nil
 }
 
 // Enrolment is what a bailiwick issuer gives an attested node. The caller

@@ -14,7 +14,9 @@
 //	NewX509SVIDs   SVIDs of entries, for keys of the caller's choice
 //	Renew          a new agent SVID, for agents that cannot attest again
 //	Enrol          bailiwick only: epoch certificates, AK endorsement, trust records
-//	Bundle         the region's roots as the server sees them
+//	NewJWTSVID     a bearer token of an entry
+//	Bundle         the region's roots as the server sees them; TrustBundle: JWT keys too
+//	FederatedBundle  another region's
 //	PostStatus     which bundle is in use; nothing depends on it
 //
 // What comes back is checked before it is handed on: the chain verifies, the ID

@@ -1,10 +1,12 @@
-// Package root is a signing root on disk: a P-256 key and its self-signed
-// certificate, together in one file so that one rename replaces both.
+// Package root is a signing root on disk: a P-256 key and its certificate,
+// together in one file so that one rename replaces both. The certificate signs
+// itself or, for a root nested below another authority, is followed by those
+// that lead up to that authority.
 //
-// The file is PEM: a PRIVATE KEY block (PKCS #8), then a CERTIFICATE block. Its
-// mode is 0600; Load refuses one that others may read. Save never replaces a
-// file: a root that vanished because a tool ran twice would take a region with
-// it.
+// The file is PEM: a PRIVATE KEY block (PKCS #8), then CERTIFICATE blocks, the
+// root's own first. Its mode is 0600; Load refuses one that others may read. Save
+// never replaces a file: a root that vanished because a tool ran twice would take
+// a region with it.
 //
 // A root signs what it is given ([Root.Sign]); what may be signed is decided by
 // its owners, identity/issuer (SVIDs) and identity/epoch (records). The key
@@ -49,8 +51,9 @@ const maxFile = 64 << 10
 // Root is a key that signs certificates, and its own certificate. It can be
 // used concurrently. The zero value signs nothing.
 type Root struct {
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	cert  *x509.Certificate
+	above []*x509.Certificate // between cert and the trust anchor, which is not in it
+	key   *ecdsa.PrivateKey
 }
 
 // New makes a root that is valid from 10 seconds before now for life. The random serial number in the subject gives
@@ -85,8 +88,37 @@ func New(name string, uri *url.URL, now time.Time, life time.Duration) (*Root, e
 	return &Root{cert: cert, key: key}, nil
 }
 
+// NewBelow makes a key and has ask certify it as an authority: ask gets a PKCS #10
+// request that names uri, and returns the certificate and those above it, without
+// the trust anchor.
+func NewBelow(uri *url.URL, ask func(csr []byte) ([]*x509.Certificate, error)) (*Root, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{URIs: []*url.URL{uri}}, key)
+	if err != nil {
+		return nil, err
+	}
+	chain, err := ask(csr)
+	if err != nil {
+		return nil, err
+	}
+	if len(chain) == 0 || !chain[0].IsCA || !key.PublicKey.Equal(chain[0].PublicKey) {
+		return nil, errors.New("what came back is no authority certificate for the key")
+	}
+	return &Root{cert: chain[0], above: chain[1:], key: key}, nil
+}
+
 // Certificate returns the root's own certificate. The caller must not change it.
 func (r *Root) Certificate() *x509.Certificate { return r.cert }
+
+// Above returns the certificates between the root's own and the trust anchor;
+// none for one that is its own anchor. The caller must not change them.
+func (r *Root) Above() []*x509.Certificate { return r.above }
+
+// Nested reports whether another authority certified the root.
+func (r *Root) Nested() bool { return !bytes.Equal(r.cert.RawIssuer, r.cert.RawSubject) }
 
 // Sign gives tmpl a random 127-bit serial number, cuts its validity to that of
 // the root, and signs it for pub. It returns DER, or ErrOutlived when nothing
@@ -112,26 +144,41 @@ func (r *Root) Sign(tmpl *x509.Certificate, pub crypto.PublicKey) ([]byte, error
 
 // Save writes the root to a new file at path, durably.
 func (r *Root) Save(path string) error {
-	if _, err := os.Lstat(path); err == nil {
-		return fmt.Errorf("%w: %s", ErrExists, path)
-	}
 	key, err := x509.MarshalPKCS8PrivateKey(r.key)
 	if err != nil {
 		return err
 	}
 	var b bytes.Buffer
 	pem.Encode(&b, &pem.Block{Type: "PRIVATE KEY", Bytes: key}) // writes to memory: cannot fail
-	pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: r.cert.Raw})
+	for _, c := range append([]*x509.Certificate{r.cert}, r.above...) {
+		pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
+	}
+	return WriteNew(path, b.Bytes())
+}
+
+// WriteNew writes a secret to a new file of mode 0600, durably, or returns
+// ErrExists.
+func WriteNew(path string, secret []byte) error {
+	if _, err := os.Lstat(path); err == nil {
+		return fmt.Errorf("%w: %s", ErrExists, path)
+	}
+	return write(path, secret, os.Link) // unlike a rename, never replaces
+}
+
+// Replace writes a file of mode 0600 in place of the one at path, durably.
+func Replace(path string, b []byte) error { return write(path, b, os.Rename) }
+
+func write(path string, b []byte, place func(from, to string) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), ".root-*") // mode 0600
 	if err != nil {
 		return fmt.Errorf("save signing root: %w", err)
 	}
-	defer os.Remove(f.Name()) // fails after the link below has been made and the name removed: wanted
-	_, err = f.Write(b.Bytes())
+	defer os.Remove(f.Name()) // the file is at path by then, or is wanted nowhere
+	_, err = f.Write(b)
 	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
 		return fmt.Errorf("save signing root: %w", err)
 	}
-	if err := os.Link(f.Name(), path); err != nil { // unlike a rename, never replaces
+	if err := place(f.Name(), path); err != nil {
 		return fmt.Errorf("save signing root: %w", err)
 	}
 	return syncDir(filepath.Dir(path))
@@ -139,6 +186,20 @@ func (r *Root) Save(path string) error {
 
 // Load reads a root, or returns ErrMissing, ErrExposed or ErrDamaged.
 func Load(path string) (*Root, error) {
+	b, err := Read(path)
+	if err != nil {
+		return nil, err
+	}
+	r, err := parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
+	}
+	return r, nil
+}
+
+// Read reads a file that nobody else may read, or returns ErrMissing, ErrExposed
+// or, for one that is too large, ErrDamaged.
+func Read(path string) ([]byte, error) {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%w: %s", ErrMissing, path)
@@ -155,33 +216,41 @@ func Load(path string) (*Root, error) {
 	if err != nil {
 		return nil, fmt.Errorf("load signing root: %w", err)
 	}
-	r, err := parse(b)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
-	}
-	return r, nil
+	return b, nil
 }
 
 func parse(b []byte) (*Root, error) {
 	keyBlock, rest := pem.Decode(b)
-	certBlock, rest := pem.Decode(rest)
-	if keyBlock == nil || certBlock == nil || keyBlock.Type != "PRIVATE KEY" || certBlock.Type != "CERTIFICATE" || len(bytes.TrimSpace(rest)) != 0 {
-		return nil, errors.New("want one PRIVATE KEY block, then one CERTIFICATE block")
+	if keyBlock == nil || keyBlock.Type != "PRIVATE KEY" {
+		return nil, errLayout
+	}
+	var certs []*x509.Certificate
+	for len(bytes.TrimSpace(rest)) > 0 {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil || block.Type != "CERTIFICATE" {
+			return nil, errLayout
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		certs = append(certs, cert)
+	}
+	if len(certs) == 0 {
+		return nil, errLayout
 	}
 	key, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
 	if err != nil {
 		return nil, err
 	}
-	cert, err := x509.ParseCertificate(certBlock.Bytes)
-	if err != nil {
-		return nil, err
-	}
 	ec, ok := key.(*ecdsa.PrivateKey)
-	if !ok || ec.Curve != elliptic.P256() || !ec.PublicKey.Equal(cert.PublicKey) {
+	if !ok || ec.Curve != elliptic.P256() || !ec.PublicKey.Equal(certs[0].PublicKey) {
 		return nil, errors.New("the key is not the P-256 key of the certificate")
 	}
-	return &Root{cert: cert, key: ec}, nil
+	return &Root{cert: certs[0], above: certs[1:], key: ec}, nil
 }
+
+var errLayout = errors.New("want one PRIVATE KEY block, then CERTIFICATE blocks")
 
 func serial() (*big.Int, error) {
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
