@@ -39,11 +39,13 @@ type EpochRequest struct {
 	FeedKey  []byte // PKIX DER of the P-256 feed key
 	Class    string // ClassNode or ClassGateway, from the enrolment entry; empty: ClassNode
 	Attested bool   // by a TPM; if not, the class is ClassUnattested
-	Floor    uint64 // numbers must be above this: the node's TPM epoch counter, or heads peers saw
+	Floor    uint64 // the node's TPM epoch counter: numbers are above it, and new ones once it has grown
 	Used     uint64 // highest epoch this key wrote in; 0: none. At or past the spare: new numbers
 }
 
-// Grant is two epochs of one feed key. The spare is for a restored disk.
+// Grant is two epochs of one feed key. The spare is for a restored disk. A node
+// bumps its TPM's counter when it spends the spare, so a grant made under a lower
+// counter is used up, also for an old copy of the disk that knows nothing of it.
 type Grant struct {
 	Epoch uint64
 	Spare uint64 // always above Epoch
@@ -70,6 +72,7 @@ type nodeEpochs struct {
 type grantWire struct {
 	Epoch uint64 `cbor:"1,keyasint"`
 	Spare uint64 `cbor:"2,keyasint"`
+	Floor uint64 `cbor:"3,keyasint,omitempty"` // EpochRequest.Floor when it was made
 }
 
 type epochLeaf struct {
@@ -102,7 +105,7 @@ func (e *Epochs) Allocate(now time.Time, r EpochRequest) (g Grant, err error) {
 		if r.Attested && now.Unix() < node.Probation {
 			class = ClassProbation
 		}
-		if have.Epoch != 0 && have.Epoch >= node.Min && r.Used < have.Spare {
+		if have.Epoch != 0 && have.Epoch >= node.Min && r.Used < have.Spare && r.Floor <= have.Floor {
 			g = Grant{have.Epoch, have.Spare, class}
 			return nil
 		}
@@ -115,7 +118,7 @@ func (e *Epochs) Allocate(now time.Time, r EpochRequest) (g Grant, err error) {
 		node.Highest = g.Spare
 		return errors.Join(
 			write(tx, nodeBucket, []byte(r.Node.String()), node),
-			write(tx, grantBucket, key, grantWire{g.Epoch, g.Spare}),
+			write(tx, grantBucket, key, grantWire{g.Epoch, g.Spare, r.Floor}),
 			leaf(tx, "authority.epoch", epochLeaf{r.Node.String(), g.Epoch, g.Spare, g.Class}),
 		)
 	})

@@ -66,6 +66,28 @@ func TestEpochsAreGivenOnce(t *testing.T) {
 	}
 }
 
+// TestOldDiskGetsFreshEpochs puts the same old disk back again and again. It knows
+// of nothing that was given out since; only the TPM's counter tells.
+func TestOldDiskGetsFreshEpochs(t *testing.T) {
+	e := NewEpochs(openStore(t, filepath.Join(t.TempDir(), "store.db")))
+	old := EpochRequest{Node: self, FeedKey: []byte("k1"), Attested: true, Floor: 1}
+	spent := map[uint64]bool{}
+	for i := range 5 {
+		g, err := e.Allocate(t0, old)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := e.Allocate(t0, old); err != nil || again != g {
+			t.Errorf("the counter is the same, the epochs are not: %+v, %+v, %v", g, again, err)
+		}
+		if spent[g.Epoch] || spent[g.Spare] {
+			t.Fatalf("restore %d was given %+v, of which one was spent before", i, g)
+		}
+		spent[g.Spare] = true // as a restored disk does, with
+		old.Floor++
+	}
+}
+
 // TestEpochsSurviveCrashes breaks every commit twice, once lost and once landed
 // but reported lost, restarts, and asks again.
 func TestEpochsSurviveCrashes(t *testing.T) {
