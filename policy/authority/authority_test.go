@@ -15,6 +15,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+	"github.com/bailiwick-mesh/bailiwick/attest/keyfile"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 )
 
@@ -75,7 +76,7 @@ func TestKeyFile(t *testing.T) {
 	if err != nil || !first.Public().Equal(second.Public()) {
 		t.Fatalf("opened again: another key, or %v", err)
 	}
-	path := filepath.Join(dir, keyFile)
+	path := filepath.Join(dir, keyName)
 	if info, _ := os.Stat(path); info.Mode().Perm() != 0o600 {
 		t.Errorf("mode %#o", info.Mode().Perm())
 	}
@@ -89,13 +90,13 @@ func TestKeyFile(t *testing.T) {
 		t.Errorf("the key prints itself: %s", out)
 	}
 	os.Chmod(path, 0o644)
-	if _, err := OpenKey(dir); !errors.Is(err, ErrKeyMode) {
-		t.Errorf("readable by others: %v, want %v", err, ErrKeyMode)
+	if _, err := OpenKey(dir); !errors.Is(err, keyfile.ErrExposed) {
+		t.Errorf("readable by others: %v, want %v", err, keyfile.ErrExposed)
 	}
 	os.Chmod(path, 0o600)
 	os.WriteFile(path, []byte("-----BEGIN"), 0o600)
-	if _, err := OpenKey(dir); !errors.Is(err, ErrKeyFile) {
-		t.Errorf("damaged: %v, want %v", err, ErrKeyFile)
+	if _, err := OpenKey(dir); !errors.Is(err, keyfile.ErrDamaged) {
+		t.Errorf("damaged: %v, want %v", err, keyfile.ErrDamaged)
 	}
 	if entries, _ := os.ReadDir(dir); len(entries) != 1 {
 		t.Errorf("left behind: %v", entries)

@@ -2,12 +2,9 @@ package dev
 
 import (
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,6 +12,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/keyfile"
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
 	"github.com/bailiwick-mesh/bailiwick/identity/trust"
@@ -44,7 +42,10 @@ func (f *Fleet) authorityKeys(l string) string { return filepath.Join(f.regionDi
 // provisionGlobal makes the global authority's key and its policy, and returns
 // the key. A real fleet keeps it offline.
 func (f *Fleet) provisionGlobal() (*ecdsa.PrivateKey, error) {
-	key, err := signingKey(filepath.Join(f.globalDir(), "global.key.pem"))
+	if err := os.MkdirAll(f.globalDir(), 0o700); err != nil {
+		return nil, err
+	}
+	key, err := keyfile.Open(filepath.Join(f.globalDir(), "global.key.pem"))
 	if err != nil {
 		return nil, err
 	}
@@ -86,7 +87,7 @@ func (f *Fleet) provisionRegion(r Region, global *ecdsa.PrivateKey) error {
 	if err != nil {
 		return err
 	}
-	rules, err := signingKey(filepath.Join(f.regionDir(r.Label), "policy.key.pem"))
+	rules, err := keyfile.Open(filepath.Join(f.regionDir(r.Label), "policy.key.pem"))
 	if err != nil {
 		return err
 	}
@@ -180,37 +181,4 @@ func once(path string, content func() ([]byte, error)) error {
 		return err
 	}
 	return writeFile(path, b, 0o644)
-}
-
-// signingKey reads a P-256 key (PKCS #8, PEM, mode 0600), making it first if need
-// be.
-func signingKey(path string) (*ecdsa.PrivateKey, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return newSigningKey(path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(b)
-	if block == nil {
-		return nil, fmt.Errorf("%s: %w", path, ErrDamaged)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if key, ok := parsed.(*ecdsa.PrivateKey); ok && err == nil {
-		return key, nil
-	}
-	return nil, fmt.Errorf("%s: %w", path, ErrDamaged)
-}
-
-func newSigningKey(path string) (*ecdsa.PrivateKey, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return key, writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600)
 }

@@ -11,6 +11,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/keyfile"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm/maker"
@@ -60,7 +61,7 @@ func steal(ctx context.Context, f *Fleet, n Node) (l *loot, err error) {
 	if l.cert.Key == nil {
 		return nil, fmt.Errorf("%s is in no epoch yet", n.Name)
 	}
-	if l.feed, err = signingKey(filepath.Join(n.StateDir(), "keys", "feed.pem")); err != nil {
+	if l.feed, err = keyfile.Open(filepath.Join(n.StateDir(), "keys", "feed.pem")); err != nil {
 		return nil, err
 	}
 	if l.head, err = l.headOf(ctx, n); err != nil {

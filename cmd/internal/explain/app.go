@@ -30,12 +30,6 @@ var wiring = []Entry{
 		Fix:     "Check tpm.boot_log; /sys/kernel/security/tpm0/binary_bios_measurements needs securityfs mounted, and root to read it.",
 	},
 	{
-		Code: "BW3024", Is: app.ErrKeyFile,
-		Title:   "A key file of this node is damaged",
-		Meaning: "It cannot be read as a P-256 key. The other keys were not touched.",
-		Fix:     "Restore the file the message names, or remove it and start the node: it makes a new key and enrols again.",
-	},
-	{
 		Code: "BW4053", Is: app.ErrWrongNode,
 		Title:   "The issuer gives this machine another identity",
 		Meaning: "The issuer knows this machine's TPM or token under another name than the configuration expects. The node refused to run under it.",
@@ -48,7 +42,7 @@ var wiring = []Entry{
 		Fix:     "If it should be one, list the other's address under mesh.gateways on both nodes.",
 	},
 	{
-		Code: "BW7035", Is: app.ErrLease, Exit: Denied,
+		Code: "BW7033", Is: app.ErrLease, Exit: Denied,
 		Title:   "The autonomy lease has run out",
 		Meaning: "The node has not heard from its region's authority for longer than the lease, and the degraded mode forbids this. What is running goes on as the mode says; nothing stored is lost.",
 		Fix:     "Bring the node back in reach of the authority; authority.lease and authority.degraded say how long and what then. bailiwick status shows the lease.",

@@ -70,4 +70,10 @@ var dev = []Entry{
 		Meaning: "Some honest node did not shut the liar out in time, or somebody was shut out who had not lied; the message names it.",
 		Fix:     "Report it with the log files below .dev/nodes: this is the promise the fleet must keep.",
 	},
+	{
+		Code: "BW9012", Is: fleet.ErrShutOut, Exit: Denied,
+		Title:   "Nobody listens to this node any more",
+		Meaning: "The node is quarantined already: whoever speaks in its name is refused. It was left alone.",
+		Fix:     "See bailiwick quarantine list. Let it back in with bailiwick quarantine release ID --reason TEXT and start it with bailiwick dev --detach, or poison another node.",
+	},
 }

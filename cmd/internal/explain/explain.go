@@ -27,8 +27,22 @@ const (
 	Degraded    = 5
 )
 
-// ErrUnreachable means the node's control socket does not answer.
-var ErrUnreachable = errors.New("the node does not answer")
+var (
+	// ErrUnreachable means the node's control socket does not answer.
+	ErrUnreachable = errors.New("the node does not answer")
+
+	// ErrRefused means the node answered that the caller may not do this.
+	ErrRefused = errors.New("the node refuses")
+
+	// ErrRequest means the node could not make sense of what it was asked.
+	ErrRequest = errors.New("the node cannot take this")
+
+	// ErrNotThere means the node has nothing by the name or ID it was asked for.
+	ErrNotThere = errors.New("there is no such thing")
+
+	// ErrNotNow means the node cannot do this in the state or the role it is in.
+	ErrNotNow = errors.New("the node cannot do this")
+)
 
 // Entry is one code.
 type Entry struct {
@@ -61,13 +75,10 @@ func Of(err error) (Entry, bool) {
 	return Entry{}, false
 }
 
-// Codes returns all codes in order.
-func Codes() []string {
-	out := make([]string, 0, len(table))
-	for _, e := range table {
-		out = append(out, e.Code)
-	}
-	slices.Sort(out)
+// All returns every entry in the order of codes.
+func All() []Entry {
+	out := slices.Clone(table)
+	slices.SortFunc(out, func(a, b Entry) int { return strings.Compare(a.Code, b.Code) })
 	return out
 }
 
@@ -79,14 +90,25 @@ func Exit(err error) int {
 	return Failed
 }
 
-// Print writes an error for people: its words, its code, the way out.
+// Print writes an error for people: its words, its code, the way out. An error of
+// several lines stands below its code, one line each.
 func Print(w io.Writer, err error) {
+	words := err.Error()
 	e, ok := Of(err)
+	if strings.Contains(words, "\n") {
+		title := ""
+		if ok {
+			title = " " + e.Title
+		}
+		words = title + "\n  " + strings.ReplaceAll(words, "\n", "\n  ")
+	} else {
+		words = " " + words
+	}
 	if !ok {
-		fmt.Fprintf(w, "bailiwick: %v\n", err)
+		fmt.Fprintf(w, "bailiwick:%s\n", words)
 		return
 	}
-	fmt.Fprintf(w, "bailiwick: %s: %v\n  what to do: %s (more: bailiwick explain %s)\n", e.Code, err, e.Fix, e.Code)
+	fmt.Fprintf(w, "bailiwick: %s:%s\n  what to do: %s (more: bailiwick explain %s)\n", e.Code, words, e.Fix, e.Code)
 }
 
 // Attr replaces the error of a log line by its words and adds its code. Give it

@@ -3,6 +3,7 @@ package explain
 import (
 	"github.com/bailiwick-mesh/bailiwick/attest/caller"
 	"github.com/bailiwick-mesh/bailiwick/attest/eventlog"
+	"github.com/bailiwick-mesh/bailiwick/attest/keyfile"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm/maker"
 )
@@ -136,5 +137,17 @@ var machine = []Entry{
 		Title:   "A socket cannot be attributed to a local process",
 		Meaning: "No single program of this machine could be shown to own the socket, so the connection was refused.",
 		Fix:     "Run the sidecar as root or with CAP_SYS_PTRACE if it serves other users, and run the workload in the sidecar's network and PID namespace; the message says which it was.",
+	},
+	{
+		Code: "BW3024", Is: keyfile.ErrDamaged,
+		Title:   "A key file is damaged",
+		Meaning: "It holds no P-256 key in PKCS #8. It was left as it is, and no other key was touched.",
+		Fix:     "Restore the file the message names from its backup. A node's own key (below <state>/keys) may be removed instead: the node then enrols again.",
+	},
+	{
+		Code: "BW3025", Is: keyfile.ErrExposed,
+		Title:   "A key file can be read by others",
+		Meaning: "Whoever read it can sign as its owner. The key was not used.",
+		Fix:     "Run chmod 600 on the file the message names; if anyone else had access, replace the key and what certifies it.",
 	},
 }

@@ -131,18 +131,6 @@ var policies = []Entry{
 		Fix:     "Check that policy.global and policy.region name signed policy files, and get the file again.",
 	},
 	{
-		Code: "BW7021", Is: authority.ErrKeyMode,
-		Title:   "Others may read the authority's key",
-		Meaning: "Whoever read it could speak as the region's authority. The key was not used.",
-		Fix:     "Run chmod 600 on the file the message names; if anyone else had access, make a new key and a new trust record.",
-	},
-	{
-		Code: "BW7022", Is: authority.ErrKeyFile,
-		Title:   "The authority's key file is damaged",
-		Meaning: "It holds no P-256 key in PKCS #8. Nothing was signed; what the authority signed before stays valid.",
-		Fix:     "Restore the file in authority.keys from its backup.",
-	},
-	{
 		Code: "BW7023", Is: authority.ErrEpochState,
 		Title:   "What is stored about epochs is damaged",
 		Meaning: "No epoch is given out until it is put right: a guess could give one out twice. Nodes go on with the epochs they have.",
@@ -203,13 +191,13 @@ var policies = []Entry{
 		Fix:     "Check that both nodes run the same version; get the object again from the authority.",
 	},
 	{
-		Code: "BW7033", Is: decision.ErrNotFound,
+		Code: "BW7021", Is: decision.ErrNotFound,
 		Title:   "No such decision is kept on this node",
 		Meaning: "Only the newest denials and a sample of the allows are kept here. The trail has a leaf for every denial.",
 		Fix:     "Ask the node that decided, with --node NAME; for older denials run bailiwick trail tail there.",
 	},
 	{
-		Code: "BW7034", Is: decision.ErrAmbiguous, Exit: Usage,
+		Code: "BW7022", Is: decision.ErrAmbiguous, Exit: Usage,
 		Title:   "Several decisions have an ID that begins so",
 		Meaning: "The beginning given fits more than one decision.",
 		Fix:     "Give more of the ID, or ask for the newest with bailiwick why last.",

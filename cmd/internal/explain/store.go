@@ -114,7 +114,7 @@ var storage = []Entry{
 		Code: "BW2018", Is: trail.ErrNoTrail,
 		Title:   "No trail in this folder",
 		Meaning: "The folder holds no trail's head. Each epoch of a node has a folder of its own.",
-		Fix:     "Give the folder of one epoch, <state>/trail/<epoch>, or --node NAME for a node of the dev fleet.",
+		Fix:     "Give the trail folder of a node, <state>/trail, or --node NAME for a node of the dev fleet.",
 	},
 	{
 		Code: "BW2019", Is: trail.ErrNoTrust, Exit: Usage,
