@@ -38,13 +38,15 @@ func (a *App) newGateway() (*summary.Gateway, error) {
 	})
 }
 
-// summaryKey says who may sign a summary: nodes whose epoch certificate their
-// region's record root signed. Which of them are gateways their own region
-// decides; a summary speaks for one trust domain only.
+// summaryKey says who may sign a summary: nodes to which their own region gave
+// the limits class of a gateway. A summary speaks for one trust domain only.
 func (a *App) summaryKey(der []byte) (summary.Key, error) {
 	c, err := a.verify.certificate(der)
 	if err != nil {
 		return summary.Key{}, err
+	}
+	if c.Class != roleGateway {
+		return summary.Key{}, fmt.Errorf("%w: %s has limits class %q and is no gateway of its region", summary.ErrSigner, c.ID, c.Class)
 	}
 	if time.Now().After(c.NotAfter) {
 		return summary.Key{}, fmt.Errorf("%w: the epoch certificate of %s has expired", summary.ErrSigner, c.ID)
