@@ -58,12 +58,17 @@ var proofChecks = slices.Concat(
 		{"trail-key-name", (*appraisal).trailName},
 		{"counter-attributes", (*appraisal).counterAttributes}, // what is certified are our two counters
 		{"credential", (*appraisal).credential},                // HMAC: this TPM has this EK and this AK
-		{"boot-log-hash", (*appraisal).bootLogHash},            // the log is that of the hello
-		{"boot-log-format", (*appraisal).bootLogFormat},
-		{"boot-log-replay", (*appraisal).bootLogReplay}, // the log explains the PCRs
-		{"boot-log-capped", (*appraisal).bootLogCapped}, // firmware closed its PCRs
 	},
+	bootChecks,
 )
+
+// bootChecks judge the boot log against quoted PCRs.
+var bootChecks = []check{
+	{"boot-log-hash", (*appraisal).bootLogHash}, // the log is the one the evidence names
+	{"boot-log-format", (*appraisal).bootLogFormat},
+	{"boot-log-replay", (*appraisal).bootLogReplay}, // the log explains the PCRs
+	{"boot-log-capped", (*appraisal).bootLogCapped}, // firmware closed its PCRs
+}
 
 // sessionSpent is the one check that is not of evidence.
 const sessionSpent = "session-spent"
@@ -123,6 +128,9 @@ type appraisal struct {
 	counters                          Counters
 	facts                             eventlog.Facts
 	bootErr                           error
+
+	evidence []byte // of a quote that stands alone
+	want     Expected
 }
 
 func (a *appraisal) inTime() error {

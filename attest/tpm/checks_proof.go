@@ -93,16 +93,20 @@ func (a *appraisal) all() []*tpm2.TPMSAttest {
 // akHierarchy: the qualified name of a primary is the hash of its hierarchy's name
 // and its own (TPM 2.0 Part 1 §16.2), and only the TPM puts it into what it signs.
 func (a *appraisal) akHierarchy() error {
-	hierarchy := tpm2.HandleName(tpm2.TPMRHEndorsement)
-	path := sha256.Sum256(append(bytes.Clone(hierarchy.Buffer), a.akName...))
-	want := binary.BigEndian.AppendUint16(nil, uint16(tpm2.TPMAlgSHA256))
-	want = append(want, path[:]...)
+	want := qualifiedName(a.akName)
 	for _, s := range a.all() {
 		if !bytes.Equal(s.QualifiedSigner.Buffer, want) {
 			return errors.New("AK is not a primary key of the endorsement hierarchy")
 		}
 	}
 	return nil
+}
+
+// qualifiedName is that of a primary key of the endorsement hierarchy.
+func qualifiedName(name []byte) []byte {
+	hierarchy := tpm2.HandleName(tpm2.TPMRHEndorsement)
+	path := sha256.Sum256(append(bytes.Clone(hierarchy.Buffer), name...))
+	return append(binary.BigEndian.AppendUint16(nil, uint16(tpm2.TPMAlgSHA256)), path[:]...)
 }
 
 func (a *appraisal) oneBoot() error {
@@ -216,7 +220,7 @@ func (a *appraisal) credential() error {
 
 func (a *appraisal) bootLogHash() error {
 	if got := sha256.Sum256(a.proof.BootLog); got != a.hello.BootLogHash {
-		return fmt.Errorf("boot log hashes to %x, the hello says %x", got, a.hello.BootLogHash)
+		return fmt.Errorf("boot log hashes to %x, the evidence says %x", got, a.hello.BootLogHash)
 	}
 	return nil
 }

@@ -44,10 +44,21 @@
 // evidence is of no use in another session, over another channel, or for another
 // key. The HMAC is over lp("bailiwick_tpm/1 proof") lp(q) lp(proof without HMAC).
 //
+// # Quotes that stand alone
+//
+// Between enrolments a node quotes PCRs 0 to 15 again and again, bound to whatever
+// both sides know (EpochQualifier: a beacon, the node, its feed). The Evidence names
+// the boot log by its hash only. Whoever holds the authority's endorsement of the AK
+// verifies it without the issuer and without asking the node (VerifyQuote), and
+// remembers the claims: a TPM that shows fewer resets or an earlier clock than
+// before is showing old evidence. The TPM signs as qualifying data
+//
+//	SHA-256(lp("bailiwick_tpm/1 quote") lp(qualifying) lp(hash of the boot log))
+//
 // # The checks
 //
-// Verifier and Session are pure over bytes. Every check is one line of the table
-// in checks.go, has a stable name, and cannot be switched off by policy; policy
+// Verifier, Session and VerifyQuote are pure over bytes. Every check is one line of
+// the tables in checks.go and quote.go, has a stable name, and cannot be switched off by policy; policy
 // judges the Claims. The zero Verifier refuses everything.
 //
 // That the AK is in the endorsement hierarchy is proven, not believed: what an AK
