@@ -10,7 +10,7 @@
 //	regions/<label>/  roots, authority key, policy, trust record, entries
 //	nodes/<name>/     node.yaml, state/, tpm/, log
 //	bin/              one link to this program for each workload identity
-//	run/              sockets, process IDs, workload counters
+//	run/              sockets, process IDs, workload counters, marks of poisoned nodes
 //
 // Provisioning happens once; a later start resumes. Nodes run the product, as
 // `bailiwick run`, and know nothing of this package: what is hostile here
