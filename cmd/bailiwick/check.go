@@ -28,8 +28,8 @@ func checkCommand(o *options) *cobra.Command {
 						}
 					}
 				}
-				_, err = fmt.Fprintf(o.out, "%s: no mistakes; it configures %s\n", args[0], c.Node)
-				return err
+				return o.tell(map[string]any{"file": args[0], "node": c.Node.String(), "mistakes": 0},
+					fmt.Sprintf("%s: no mistakes; it configures %s", args[0], c.Node))
 			},
 		},
 		&cobra.Command{
@@ -58,6 +58,6 @@ func checkTPM(o *options, device string) error {
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(o.out, "%s answers; starts %d, epoch %d\n", device, n.Starts, n.Epoch)
-	return err
+	return o.tell(map[string]any{"device": device, "starts": n.Starts, "epoch": n.Epoch},
+		fmt.Sprintf("%s answers; starts %d, epoch %d", device, n.Starts, n.Epoch))
 }

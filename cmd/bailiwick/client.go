@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"syscall"
 	"time"
 
 	"connectrpc.com/connect"
@@ -72,15 +73,40 @@ func dial(name, socket string) target {
 	return target{name: name, socket: socket, ControlClient: controlv1.NewControlClient(client, "http://bailiwick")}
 }
 
-// reached turns a transport failure into one that names the socket and the fix.
+// reached gives an error of a call its kind, which has a code and an exit code,
+// and says whose it is.
 func (t target) reached(err error) error {
-	if err == nil {
+	var refused *connect.Error
+	switch {
+	case err == nil:
 		return nil
+	case !errors.As(err, &refused):
+		return fmt.Errorf("%s: %w", t.name, err)
+	case refused.Code() == connect.CodeDeadlineExceeded:
+		return fmt.Errorf("%s: %w on %s within %s", t.name, explain.ErrUnreachable, t.socket, callTimeout)
+	case !connect.IsWireError(err):
+		return fmt.Errorf("%s: %w on %s: %s", t.name, explain.ErrUnreachable, t.socket, cause(err))
 	}
-	if connect.CodeOf(err) == connect.CodeUnavailable || connect.CodeOf(err) == connect.CodeDeadlineExceeded {
-		return fmt.Errorf("%s: %w: %s: %v", t.name, explain.ErrUnreachable, t.socket, err)
+	if kind := kinds[refused.Code()]; kind != nil {
+		return fmt.Errorf("%s: %w: %s", t.name, kind, refused.Message())
 	}
-	return fmt.Errorf("%s: %w", t.name, err)
+	return fmt.Errorf("%s: %s", t.name, refused.Message())
+}
+
+var kinds = map[connect.Code]error{
+	connect.CodePermissionDenied:   explain.ErrRefused,
+	connect.CodeInvalidArgument:    explain.ErrRequest,
+	connect.CodeNotFound:           explain.ErrNotThere,
+	connect.CodeFailedPrecondition: explain.ErrNotNow,
+}
+
+// cause is what the system said, without what surrounds it.
+func cause(err error) string {
+	var number syscall.Errno
+	if errors.As(err, &number) {
+		return number.Error()
+	}
+	return err.Error()
 }
 
 // answers asks all targets at once and keeps their order. A node that does not

@@ -41,15 +41,47 @@ find the fleet by themselves from this folder.`,
 	}
 	c.Flags().BoolVar(&detach, "detach", false, "return when the fleet is up and leave it running")
 	c.AddCommand(
-		devVerb("stop", "End the fleet and keep its state", cobra.NoArgs, func(ctx context.Context, f *dev.Fleet, _ []string) error { return dev.Stop(f) }),
+		devVerb("stop", "End the fleet and keep its state", cobra.NoArgs, func(_ context.Context, f *dev.Fleet, _ []string) error {
+			if err := dev.Stop(f); err != nil {
+				return err
+			}
+			return o.tell(map[string]any{"stopped": f.Dir}, "the fleet has stopped; its state is kept in "+f.Dir)
+		}),
 		&cobra.Command{Use: "clean", Short: "End the fleet and remove its state", Args: cobra.NoArgs,
-			RunE: func(*cobra.Command, []string) error { return dev.Clean(".") }},
-		devVerb("cut REGION", "Cut a region off: packets between it and the others are refused", cobra.ExactArgs(1),
-			func(ctx context.Context, f *dev.Fleet, args []string) error { return dev.Cut(ctx, f, args[0], true) }),
-		devVerb("heal REGION", "End a cut", cobra.ExactArgs(1),
-			func(ctx context.Context, f *dev.Fleet, args []string) error { return dev.Cut(ctx, f, args[0], false) }),
+			RunE: func(*cobra.Command, []string) error { return devClean(o) }},
+		devCutCommand(o, "cut REGION", "Cut a region off: packets between it and the others are refused", true),
+		devCutCommand(o, "heal REGION", "End a cut", false),
 		devPoisonCommand(o), devTamperCommand(o), devSuperviseCommand(), devWorkloadCommand(),
 	)
+	return c
+}
+
+func devClean(o *options) error {
+	f, err := dev.Find(".")
+	if errors.Is(err, dev.ErrNoFleet) {
+		return o.tell(map[string]any{"removed": nil}, "there is no fleet here to remove")
+	}
+	if err != nil {
+		return err
+	}
+	if err := dev.Clean("."); err != nil {
+		return err
+	}
+	return o.tell(map[string]any{"removed": f.Dir}, "the fleet has stopped and "+f.Dir+" is removed")
+}
+
+func devCutCommand(o *options, use, short string, refuse bool) *cobra.Command {
+	c := devVerb(use, short, cobra.ExactArgs(1), func(ctx context.Context, f *dev.Fleet, args []string) error {
+		if err := dev.Cut(ctx, f, args[0], refuse); err != nil {
+			return err
+		}
+		text := args[0] + " is cut off: watch the debt grow with bailiwick status, then bailiwick dev heal " + args[0]
+		if !refuse {
+			text = args[0] + " is healed: links and debt recover within seconds"
+		}
+		return o.tell(map[string]any{"region": args[0], "cut": refuse}, text)
+	})
+	c.ValidArgsFunction = completeRegions
 	return c
 }
 
@@ -65,29 +97,34 @@ func devVerb(use, short string, args cobra.PositionalArgs, do func(context.Conte
 }
 
 func devPoisonCommand(o *options) *cobra.Command {
-	return devVerb("poison NODE", "Have a hostile process take a node's state and TPM and equivocate", cobra.ExactArgs(1),
+	c := devVerb("poison NODE", "Have a hostile process take a node's state and TPM and equivocate", cobra.ExactArgs(1),
 		func(ctx context.Context, f *dev.Fleet, args []string) error {
-			result, err := dev.Poison(ctx, f, args[0], func(step string) { fmt.Fprintln(o.out, step) })
+			result, err := dev.Poison(ctx, f, args[0], func(step string) {
+				if o.format == output.Table {
+					fmt.Fprintln(o.out, step)
+				}
+			})
 			if err != nil {
 				return err
 			}
-			for _, line := range result {
-				fmt.Fprintln(o.out, line)
-			}
-			return nil
+			return o.tell(map[string]any{"node": args[0], "result": result}, result...)
 		})
+	c.ValidArgsFunction = completeNode
+	return c
 }
 
 func devTamperCommand(o *options) *cobra.Command {
-	return devVerb("tamper NODE", "Extend one PCR of a node's TPM: its next attestation fails", cobra.ExactArgs(1),
+	c := devVerb("tamper NODE", "Extend one PCR of a node's TPM: its next attestation fails", cobra.ExactArgs(1),
 		func(ctx context.Context, f *dev.Fleet, args []string) error {
 			result, err := dev.Tamper(ctx, f, args[0])
 			if err != nil {
 				return err
 			}
-			fmt.Fprintln(o.out, result)
-			return nil
+			return o.tell(map[string]any{"node": args[0], "result": []string{result}},
+				result, args[0]+" keeps the identity it has until that expires; a restart of the fleet resets its TPM")
 		})
+	c.ValidArgsFunction = completeNode
+	return c
 }
 
 func devSuperviseCommand() *cobra.Command {
@@ -132,8 +169,9 @@ func devDetach(ctx context.Context, o *options) error {
 		return err
 	}
 	say("")
-	fmt.Fprintf(o.out, "the fleet is up after %.1fs: %d nodes in %d regions. Try: bailiwick status\n", time.Since(began).Seconds(), len(f.Nodes), len(f.Regions))
-	return nil
+	took := time.Since(began).Seconds()
+	return o.tell(map[string]any{"nodes": f.Names(), "seconds": took},
+		fmt.Sprintf("the fleet is up after %.1fs: %d nodes in %d regions. Try: bailiwick status", took, len(f.Nodes), len(f.Regions)))
 }
 
 func devForeground(ctx context.Context, o *options) error {
@@ -159,6 +197,9 @@ func devForeground(ctx context.Context, o *options) error {
 	if shown != nil {
 		if upErr := <-shown; upErr != nil && !errors.Is(upErr, context.Canceled) {
 			return errors.Join(upErr, err)
+		}
+		if err == nil {
+			fmt.Fprintln(o.out, "\nthe fleet has stopped; its state is kept in .dev for the next start")
 		}
 	}
 	return err
@@ -202,6 +243,32 @@ func fleetTargets(f *dev.Fleet) (out []target) {
 		out = append(out, dial(n.Name, n.ControlSocket))
 	}
 	return out
+}
+
+// completeNode, completeNodes and completeRegions offer what the fleet of this
+// folder has.
+func completeNode(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return completeNodes(nil, nil, "")
+}
+
+func completeNodes(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
+	f, err := dev.Find(".")
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	return f.Names(), cobra.ShellCompDirectiveNoFileComp
+}
+
+func completeRegions(_ *cobra.Command, args []string, _ string) (out []string, _ cobra.ShellCompDirective) {
+	if f, err := dev.Find("."); err == nil && len(args) == 0 {
+		for _, r := range f.Regions {
+			out = append(out, r.Label)
+		}
+	}
+	return out, cobra.ShellCompDirectiveNoFileComp
 }
 
 // progress overwrites one line on a terminal and says nothing elsewhere.

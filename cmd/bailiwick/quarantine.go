@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -41,14 +43,15 @@ func quarantineList(o *options) error {
 		return err
 	}
 	doc := output.Document{AsOf: time.Now().UTC()}
+	var head *controlv1.View
 	var rows [][]string
 	for i, r := range got {
 		if r == nil {
 			rows = append(rows, []string{targets[i].name, "unreachable"})
 			continue
 		}
-		if doc.ViewOf == "" {
-			doc = document(r.View)
+		if head == nil {
+			head, doc = r.View, output.Document{AsOf: r.View.AsOf.AsTime(), ViewOf: r.View.ViewOf, Nodes: doc.Nodes}
 		}
 		b, err := output.Message(r)
 		if err != nil {
@@ -59,10 +62,11 @@ func quarantineList(o *options) error {
 			rows = append(rows, []string{shortID(r.View.ViewOf), "-", "nobody"})
 		}
 		for _, c := range r.Cases {
-			rows = append(rows, []string{shortID(r.View.ViewOf), c.Id, shortID(c.Accused), c.Standing, c.Class, c.Since.AsTime().Format(time.RFC3339), fmt.Sprintf("%dB", c.EvidenceBytes)})
+			rows = append(rows, []string{shortID(r.View.ViewOf), c.Id, shortID(c.Accused), c.Standing, c.Class, c.Since.AsTime().Format(time.RFC3339), fmt.Sprintf("%d bytes", c.EvidenceBytes)})
 		}
 	}
 	return output.Write(o.out, o.format, doc, func(w io.Writer) {
+		fmt.Fprintln(w, headline(head))
 		output.Columns(w, "SEEN_BY CASE ACCUSED STANDING CLASS SINCE PROOF", rows)
 	})
 }
@@ -99,7 +103,7 @@ func quarantineShow(o *options, id string) error {
 		}
 	}
 	if shown == nil {
-		return fmt.Errorf("no node here has a case %q; see: bailiwick quarantine list", id)
+		return fmt.Errorf("%w: no node here has a case %q (give at least four digits)", explain.ErrNotThere, id)
 	}
 	doc := document(shown.View)
 	b, err := output.Message(shown)
@@ -123,10 +127,14 @@ func quarantineShow(o *options, id string) error {
 func quarantineReleaseCommand(o *options) *cobra.Command {
 	var reason string
 	c := &cobra.Command{
-		Use:   "release ID --reason TEXT",
-		Short: "Let a node back in, signed by the region's authority (ask the authority's node)",
-		Args:  cobra.ExactArgs(1),
+		Use:     "release ID --reason TEXT",
+		Short:   "Let a node back in, signed by the region's authority (ask the authority's node)",
+		Example: `  bailiwick quarantine release 157b041928bf --reason "its disk image ran twice"`,
+		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if reason == "" {
+				return &usageError{errors.New("--reason TEXT is required: it is kept in the signed release")}
+			}
 			t, err := o.one()
 			if err != nil {
 				return err
@@ -137,11 +145,18 @@ func quarantineReleaseCommand(o *options) *cobra.Command {
 			if err != nil {
 				return t.reached(err)
 			}
-			_, err = fmt.Fprintf(o.out, "released; standing is now %s\n", r.Standing)
-			return err
+			return output.Write(o.out, o.format, releaseDocument(args[0], r), func(w io.Writer) {
+				fmt.Fprintf(w, "case %s: standing is now %s, signed by the authority at %s\n", args[0], r.Standing, shortID(r.View.ViewOf))
+			})
 		},
 	}
 	c.Flags().StringVar(&reason, "reason", "", "root cause, kept in the signed release (required)")
-	_ = c.MarkFlagRequired("reason")
 	return c
+}
+
+func releaseDocument(id string, r *controlv1.ReleaseResponse) output.Document {
+	doc := document(r.View)
+	item, _ := json.Marshal(map[string]string{"case": id, "standing": r.Standing}) // of strings: cannot fail
+	doc.Items = append(doc.Items, item)
+	return doc
 }

@@ -1,10 +1,12 @@
 package main
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -28,13 +30,13 @@ func execute(args []string, out, errOut io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(errOut)
-	err := root.Execute()
+	ran, err := root.ExecuteC()
 	if err == nil {
 		return explain.OK
 	}
 	var usage *usageError
 	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
-		fmt.Fprintf(errOut, "bailiwick: %v\nSee: bailiwick help\n", err)
+		fmt.Fprintf(errOut, "bailiwick: %s\nSee: %s --help\n", strings.TrimSpace(err.Error()), ran.CommandPath())
 		return explain.Usage
 	}
 	var quiet *exitCode
@@ -72,13 +74,25 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 unreachable, 4 denied, 5 degraded.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	flags := root.PersistentFlags()
 	flags.VarP(&o.format, "output", "o", "output format")
-	flags.StringVar(&o.socket, "socket", "", "control socket of the node to ask (default: the dev fleet of this folder, else /var/lib/bailiwick/run/control.sock)")
+	flags.StringVar(&o.socket, "socket", "", "control socket of the node to ask (default: the dev fleet of this folder, else "+systemSocket+")")
 	flags.StringVar(&o.node, "node", "", "node of the dev fleet to ask")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
-	root.AddCommand(
-		runCommand(o), devCommand(o), statusCommand(o), checkCommand(o), explainCommand(o), whyCommand(o),
-		getCommand(o), putCommand(o), deleteCommand(o), quarantineCommand(o), trailCommand(o), versionCommand(o),
-	)
+	_ = root.RegisterFlagCompletionFunc("node", completeNodes)
+	for _, g := range []struct {
+		title    string
+		commands []*cobra.Command
+	}{
+		{"Run:", []*cobra.Command{runCommand(o), devCommand(o)}},
+		{"Ask a node:", []*cobra.Command{statusCommand(o), getCommand(o), whyCommand(o), quarantineCommand(o)}},
+		{"Tell a node:", []*cobra.Command{putCommand(o), deleteCommand(o)}},
+		{"Offline:", []*cobra.Command{checkCommand(o), trailCommand(o), explainCommand(o), versionCommand(o)}},
+	} {
+		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
+		for _, c := range g.commands {
+			c.GroupID = g.title
+			root.AddCommand(c)
+		}
+	}
 	for _, c := range root.Commands() {
 		wrapArgs(c)
 	}
@@ -114,27 +128,65 @@ func versionCommand(o *options) *cobra.Command {
 		Short: "Print the version",
 		Args:  cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			_, err := fmt.Fprintln(o.out, versionString())
-			return err
+			return o.tell(map[string]any{"version": versionString()}, versionString())
 		},
 	}
 }
 
+// tell prints what an offline verb found or a dev verb did: text for people, and
+// the same as the one item of a document for programs.
+func (o *options) tell(item map[string]any, text ...string) error {
+	b, err := json.Marshal(item)
+	if err != nil {
+		return err
+	}
+	doc := output.Document{AsOf: time.Now().UTC(), Items: []json.RawMessage{b}}
+	return output.Write(o.out, o.format, doc, func(w io.Writer) {
+		for _, line := range text {
+			fmt.Fprintln(w, line)
+		}
+	})
+}
+
 func explainCommand(o *options) *cobra.Command {
 	return &cobra.Command{
-		Use:   "explain CODE",
+		Use:   "explain [CODE]",
 		Short: "Say what an error code means and what to do, with no network",
-		Args:  cobra.ExactArgs(1),
-		ValidArgsFunction: func(*cobra.Command, []string, string) ([]string, cobra.ShellCompDirective) {
-			return explain.Codes(), cobra.ShellCompDirectiveNoFileComp
+		Long:  "Explain says what an error code means and what to do. Without a code it lists all.",
+		Args:  cobra.MaximumNArgs(1),
+		ValidArgsFunction: func(*cobra.Command, []string, string) (out []string, _ cobra.ShellCompDirective) {
+			for _, e := range explain.All() {
+				out = append(out, e.Code+"\t"+e.Title)
+			}
+			return out, cobra.ShellCompDirectiveNoFileComp
 		},
 		RunE: func(_ *cobra.Command, args []string) error {
+			if len(args) == 0 {
+				return explainAll(o)
+			}
 			e, ok := explain.Find(args[0])
 			if !ok {
-				return &usageError{fmt.Errorf("%s is not a code of this version; known: %s to %s", args[0], explain.Codes()[0], explain.Codes()[len(explain.Codes())-1])}
+				return &usageError{fmt.Errorf("%s is not a code of this version; bailiwick explain lists them", args[0])}
 			}
-			_, err := fmt.Fprintf(o.out, "%s  %s\n\n%s\n\nWhat to do: %s\n", e.Code, e.Title, e.Meaning, e.Fix)
-			return err
+			return o.tell(explained(e), e.Code+"  "+e.Title, "", e.Meaning, "", "What to do: "+e.Fix)
 		},
 	}
+}
+
+func explainAll(o *options) error {
+	doc := output.Document{AsOf: time.Now().UTC()}
+	var rows [][]string
+	for _, e := range explain.All() {
+		b, err := json.Marshal(explained(e))
+		if err != nil {
+			return err
+		}
+		doc.Items = append(doc.Items, b)
+		rows = append(rows, []string{e.Code, e.Title})
+	}
+	return output.Write(o.out, o.format, doc, func(w io.Writer) { output.Columns(w, "CODE TITLE", rows) })
+}
+
+func explained(e explain.Entry) map[string]any {
+	return map[string]any{"code": e.Code, "title": e.Title, "meaning": e.Meaning, "fix": e.Fix, "exit": max(e.Exit, explain.Failed)}
 }

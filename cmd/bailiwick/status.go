@@ -26,6 +26,10 @@ prints one line for each. Every line is that node's own view, and the first line
 says how old the answer is, what state is known to be missing, and how long the
 node may go on without its authority.
 
+PEERS are links up of nodes known; DEBT is what is known to be missing; LEASE is
+the mode and how long the node may go on without its authority; POLICY is the
+digest of the levels in force; TRAIL is its size and the head of its root.
+
 Exit code 5 means that some node is not well: unreachable, stale, in degraded
 mode, or not in good standing.`,
 		Args: cobra.NoArgs,
@@ -185,7 +189,7 @@ func peerTable(w io.Writer, got []*controlv1.StatusResponse) {
 			if p.Connected {
 				up = fmt.Sprintf("up %.1fms", p.RttMs)
 			}
-			age := "never"
+			age := "-" // of another region: its feed is not kept here
 			if p.StateAgeSeconds >= 0 {
 				age = output.Span(seconds(p.StateAgeSeconds))
 			}

@@ -172,6 +172,9 @@ func trailTailCommand(o *options) *cobra.Command {
 		Example: `  bailiwick trail tail --node east-n1 -n 20`,
 		Args:    cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if count < 1 {
+				return &usageError{fmt.Errorf("--count %d: want 1 or more", count)}
+			}
 			src, err := trailOf(o, args, "", "spiffe://any.example/any")
 			if err != nil {
 				return err
@@ -181,6 +184,15 @@ func trailTailCommand(o *options) *cobra.Command {
 	}
 	c.Flags().IntVarP(&count, "count", "n", 10, "how many leaves")
 	return c
+}
+
+// bodyText is a leaf's body on one line.
+func bodyText(body any) string {
+	b, err := json.Marshal(body)
+	if err != nil {
+		return err.Error()
+	}
+	return string(b)
 }
 
 func trailTail(ctx context.Context, o *options, dir string, count int) error {
@@ -209,8 +221,10 @@ func trailTail(ctx context.Context, o *options, dir string, count int) error {
 		doc.Items = append(doc.Items, b)
 	}
 	return output.Write(o.out, o.format, doc, func(w io.Writer) {
-		for _, b := range doc.Items {
-			fmt.Fprintf(w, "%s\n", b)
+		var rows [][]string
+		for _, l := range leaves {
+			rows = append(rows, []string{fmt.Sprint(l.Index), l.At.UTC().Format(time.RFC3339), l.Kind, bodyText(l.Body)})
 		}
+		output.Columns(w, "LEAF AT KIND WHAT", rows)
 	})
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/explain"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/output"
 )
 
@@ -54,7 +55,7 @@ func why(o *options, id string) error {
 		}
 	}
 	if newest == nil {
-		return fmt.Errorf("no recorded decision %q: denials are kept for the newest 1,000; the trail has the rest", id)
+		return fmt.Errorf("%w: no recorded decision %q: the newest 1,000 denials are kept; the trail has the rest", explain.ErrNotThere, id)
 	}
 	item, err := output.Message(newest.Decision)
 	if err != nil {
@@ -84,15 +85,26 @@ func decisionText(w io.Writer, r *controlv1.WhyResponse) {
 	}
 	fmt.Fprintf(w, "  reason  %s\n", d.Reason)
 	fmt.Fprintf(w, "  policy  %s\n", d.Revision)
-	for _, v := range d.Verdicts {
-		fmt.Fprintf(w, "  %-9s%s %s\n", v.Level, v.Verdict, strings.Join(v.Rules, ", "))
-	}
+	fmt.Fprintf(w, "  levels  %s\n", levelsText(d.Verdicts))
 	var pretty any
 	if json.Unmarshal([]byte(d.InputJson), &pretty) == nil {
 		if b, err := json.MarshalIndent(pretty, "  ", "  "); err == nil {
 			fmt.Fprintf(w, "  input   %s\n", b)
 		}
 	}
+}
+
+// levelsText says what each level made of it: "global pass, regional deny (rule)".
+func levelsText(verdicts []*controlv1.Verdict) string {
+	parts := make([]string, 0, len(verdicts))
+	for _, v := range verdicts {
+		part := v.Level + " " + v.Verdict
+		if len(v.Rules) > 0 {
+			part += " (" + strings.Join(v.Rules, ", ") + ")"
+		}
+		parts = append(parts, part)
+	}
+	return strings.Join(parts, ", ")
 }
 
 // decisionInput is the part of an input that a person asks for first.

@@ -77,16 +77,16 @@ func TestMistakes(t *testing.T) {
 		line             int
 		want             string
 	}{
-		{"unknown key", "state: state", "stat: state", 2, `stat: found "stat": no such key; did you mean "state"?`},
-		{"unknown nested key", "issuers:", "isuers:", 4, `enrol.isuers: found "isuers": no such key; did you mean "issuers"?`},
+		{"unknown key", "state: state", "stat: state", 2, `stat: found "stat", no such key; did you mean "state"?`},
+		{"unknown nested key", "issuers:", "isuers:", 4, `enrol.isuers: found "isuers", no such key; did you mean "issuers"?`},
 		{"missing", "state: state\n", "", 0, "state: required: a folder"},
 		{"repeated", "state: state", "state: state\nstate: other", 3, "state"},
 		{"bad ID", "node/n1", "nod/n1", 1, "node: found"},
 		{"not an address", `"127.0.0.1:2"`, `localhost`, 5, "mesh.listen: found"},
 		{"mapping for a list", "[g.pem]", "{a: b}", 3, "trust.global_keys"},
-		{"list for text", "state: state", "state: [a]", 2, "state: a path, not a list"},
+		{"list for text", "state: state", "state: [a]", 2, "state: want a path, not a list"},
 		{"number", "records: [east.trust]}", "records: [east.trust], threshold: many}", 3, `trust.threshold: found "many"`},
-		{"range", "records: [east.trust]}", "records: [east.trust], threshold: 3}", 3, `trust.threshold: found "3": 1 to 1`},
+		{"range", "records: [east.trust]}", "records: [east.trust], threshold: 3}", 3, `trust.threshold: found "3", want 1 to 1`},
 		{"enum", "state: state", "state: state\ntpm: {mode: maybe}", 3, "want one of auto, required, off"},
 		{"token", "state: state", "state: state\ntpm: {mode: \"off\"}", 0, "enrol.token_file: required"},
 		{"duration", "state: state", "state: state\nissuer: {listen: \"127.0.0.1:3\", keys: k, lifetime: 5}", 3, "issuer.lifetime"},
@@ -95,7 +95,9 @@ func TestMistakes(t *testing.T) {
 		{"service name", "state: state", "state: state\nlisteners: [{listen: \"127.0.0.1:3\", service: web}]", 3, "<service>.<region>.mesh"},
 		{"dev", "node: spiffe://east.dev.example/node/n1", "dev: true\nnode: spiffe://east.example.org/node/n1", 1, "dev"},
 		{"bool", "state: state", "state: state\ndev: perhaps", 3, "true or false"},
-		{"syntax", "state: state", "state: [", 0, "YAML"},
+		{"syntax", "state: state", "state: [", 0, "not YAML"},
+		{"a SPIFFE ID", "node: spiffe://east.dev.example/node/n1", "node: n1", 1, `node: found "n1", want a SPIFFE ID, spiffe://<trust domain>/<path>`},
+		{"port", `"127.0.0.1:2"`, `"127.0.0.1:99999"`, 5, `mesh.listen: found "127.0.0.1:99999", want address:port`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -120,6 +122,38 @@ func TestAllMistakesAtOnce(t *testing.T) {
 	for _, want := range []string{"f:1: nod", "f:2: mesh.listen", "f:3: log.level", "state: required", "policy.global"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("missing %q in:\n%v", want, err)
+		}
+	}
+}
+
+// TestOneMistakeIsToldOnce: what cannot be read is not missing as well, and what is
+// missing altogether has no line.
+func TestOneMistakeIsToldOnce(t *testing.T) {
+	for _, text := range []string{
+		strings.Replace(minimal, `"127.0.0.1:2"`, "nowhere", 1),
+		strings.Replace(minimal, "{global: g.policy, region: r.policy}", "g.policy", 1),
+		strings.Replace(minimal, "state: state\n", "", 1),
+		"- a\n- b\n",
+		"hello",
+		"\xff\xfe\x00",
+	} {
+		_, err := Parse([]byte(text), "f")
+		var m *Mistakes
+		if !errors.As(err, &m) || len(m.List) != 1 {
+			t.Errorf("%q:\n%v", text, err)
+			continue
+		}
+		if e := m.List[0]; e.Field == "" || strings.HasPrefix(e.Want, "required") != (e.Line == 0) {
+			t.Errorf("%q: %+v", text, e)
+		}
+	}
+}
+
+func TestUnreadable(t *testing.T) {
+	dir := t.TempDir()
+	for _, path := range []string{dir, filepath.Join(dir, "nowhere.yaml")} {
+		if _, err := Load(path); !errors.Is(err, ErrUnreadable) || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", path, err)
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding"
 	"errors"
 	"fmt"
+	"net/netip"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // MaxSize is the largest file read, in bytes.
@@ -21,15 +23,20 @@ const MaxSize = 1 << 20
 
 const maxDepth = 16
 
-// ErrMistakes is what errors.Is finds in every Mistakes.
-var ErrMistakes = errors.New("the configuration has mistakes")
+var (
+	// ErrMistakes is what errors.Is finds in every Mistakes.
+	ErrMistakes = errors.New("the configuration has mistakes")
+
+	// ErrUnreadable means the file is not there, is none, or is not for this user.
+	ErrUnreadable = errors.New("the configuration cannot be read")
+)
 
 // Mistake is one thing wrong in a file.
 type Mistake struct {
 	Line  int    // from 1; 0 where there is no line to point at
 	Field string // "mesh.join[1]"
 	Found string // what stands there, shortened; empty where nothing does
-	Want  string // what would be right
+	Want  string // what would be right, or what is wrong with it
 }
 
 // Mistakes is everything wrong in one file.
@@ -47,7 +54,7 @@ func (m *Mistakes) Error() string {
 		}
 		found := ""
 		if e.Found != "" {
-			found = fmt.Sprintf("found %q: ", e.Found)
+			found = fmt.Sprintf("found %q, ", e.Found)
 		}
 		lines = append(lines, fmt.Sprintf("%s: %s: %s%s", where, e.Field, found, e.Want))
 	}
@@ -61,6 +68,8 @@ type decoder struct {
 	dir   string         // relative paths are relative to it
 	lines map[string]int // field -> line, for checks that come after
 	found []Mistake
+
+	readable bool // it was YAML with a mapping in it, or empty
 }
 
 // decode reads b into the struct v points to. The decoder knows the line of
@@ -79,7 +88,7 @@ func decode(b []byte, dir string, v any) *decoder {
 			line = syntax.GetToken().Position.Line
 			err = errors.New(syntax.GetMessage())
 		}
-		d.add(line, "file", "", "YAML that parses: "+err.Error())
+		d.add(line, "file", "", "not YAML: "+err.Error())
 		return d
 	}
 	if len(file.Docs) > 1 {
@@ -87,9 +96,18 @@ func decode(b []byte, dir string, v any) *decoder {
 		return d
 	}
 	if len(file.Docs) == 0 || file.Docs[0].Body == nil {
-		return d // an empty file: what is required will be missed
+		d.readable = true // an empty file: what is required will be missed
+		return d
 	}
-	d.value(file.Docs[0].Body, reflect.ValueOf(v).Elem(), "", 0)
+	body := file.Docs[0].Body
+	switch body.(type) {
+	case *ast.MappingNode, *ast.MappingValueNode:
+		d.readable = true
+		d.value(body, reflect.ValueOf(v).Elem(), "", 0)
+	default:
+		t := reflect.TypeOf(v).Elem()
+		d.add(body.GetToken().Position.Line, "file", body.String(), "want a mapping with the keys "+strings.Join(keys(t), ", "))
+	}
 	return d
 }
 
@@ -106,7 +124,14 @@ func (d *decoder) miss(field, found, want string) {
 	for at != "" && d.lines[at] == 0 {
 		at = at[:max(strings.LastIndexAny(at, ".["), 0)]
 	}
-	d.add(d.lines[at], field, found, want)
+	line := 0
+	if at != "" {
+		line = d.lines[at]
+	}
+	if found != "" && !strings.HasPrefix(want, "want ") {
+		want = "want " + want
+	}
+	d.add(line, field, found, want)
 }
 
 // mistakes returns all that was found, in the order of the file.
@@ -126,7 +151,7 @@ func (d *decoder) value(n ast.Node, v reflect.Value, field string, depth int) {
 	}
 	switch n.(type) {
 	case *ast.AnchorNode, *ast.AliasNode, *ast.TagNode:
-		d.add(line, field, n.String(), "a plain value: anchors, aliases and tags are not read")
+		d.add(line, field, n.String(), "want a plain value: anchors, aliases and tags are not read")
 		return
 	case *ast.NullNode:
 		return // "field:" with nothing after it is a field not set
@@ -136,14 +161,14 @@ func (d *decoder) value(n ast.Node, v reflect.Value, field string, depth int) {
 		d.duration(n, t, field, line)
 		return
 	case encoding.TextUnmarshaler:
-		if s, ok := d.scalar(n, field, line, "a value"); ok {
+		if s, ok := d.scalar(n, field, line, "want a value"); ok {
 			if err := t.UnmarshalText([]byte(s)); err != nil {
-				d.add(line, field, s, err.Error())
+				d.add(line, field, s, wanted(t, err))
 			}
 		}
 		return
 	case *Path:
-		if s, ok := d.scalar(n, field, line, "a path"); ok && s != "" {
+		if s, ok := d.scalar(n, field, line, "want a path"); ok && s != "" {
 			if !filepath.IsAbs(s) {
 				s = filepath.Join(d.dir, s)
 			}
@@ -160,26 +185,37 @@ func (d *decoder) value(n ast.Node, v reflect.Value, field string, depth int) {
 	case reflect.Slice:
 		d.sequence(n, v, field, depth)
 	case reflect.String:
-		if s, ok := d.scalar(n, field, line, "text"); ok {
+		if s, ok := d.scalar(n, field, line, "want text"); ok {
 			v.SetString(s)
 		}
 	case reflect.Int:
-		s, ok := d.scalar(n, field, line, "a number")
+		s, ok := d.scalar(n, field, line, "want a number")
 		i, err := strconv.Atoi(s)
 		if ok && err != nil {
-			d.add(line, field, s, "a whole number")
+			d.add(line, field, s, "want a whole number")
 		}
 		v.SetInt(int64(i))
 	case reflect.Bool:
 		b, ok := n.(*ast.BoolNode)
 		if !ok {
-			d.add(line, field, n.String(), "true or false")
+			d.add(line, field, n.String(), "want true or false")
 			return
 		}
 		v.SetBool(b.Value)
 	default:
 		panic("config: no reader for " + v.Type().String()) // a field of a new type needs one here
 	}
+}
+
+// wanted says what a type of a library takes; our own types say it in their errors.
+func wanted(t any, err error) string {
+	switch t.(type) {
+	case *spiffeid.ID:
+		return "want a SPIFFE ID, spiffe://<trust domain>/<path>: " + err.Error()
+	case *netip.AddrPort:
+		return "want address:port, the address in numbers"
+	}
+	return err.Error()
 }
 
 func (d *decoder) scalar(n ast.Node, field string, line int, want string) (string, bool) {
@@ -196,13 +232,13 @@ func (d *decoder) scalar(n ast.Node, field string, line int, want string) (strin
 }
 
 func (d *decoder) duration(n ast.Node, t *time.Duration, field string, line int) {
-	s, ok := d.scalar(n, field, line, "a duration")
+	s, ok := d.scalar(n, field, line, "want a duration")
 	if !ok {
 		return
 	}
 	v, err := time.ParseDuration(s)
 	if err != nil || v <= 0 {
-		d.add(line, field, s, "a positive duration like 90s, 30m or 24h")
+		d.add(line, field, s, "want a positive duration like 90s, 30m or 24h")
 		return
 	}
 	*t = v
@@ -216,7 +252,7 @@ func (d *decoder) mapping(n ast.Node, v reflect.Value, field string, depth int) 
 	case *ast.MappingValueNode:
 		entries = []*ast.MappingValueNode{m}
 	default:
-		d.add(n.GetToken().Position.Line, field, n.String(), "a mapping with the keys "+strings.Join(keys(v.Type()), ", "))
+		d.add(n.GetToken().Position.Line, field, n.String(), "want a mapping with the keys "+strings.Join(keys(v.Type()), ", "))
 		return
 	}
 	seen := map[string]bool{}
@@ -229,7 +265,7 @@ func (d *decoder) mapping(n ast.Node, v reflect.Value, field string, depth int) 
 		case i < 0:
 			d.add(line, name, key, unknownKey(key, keys(v.Type())))
 		case seen[key]:
-			d.add(line, name, key, "each key once")
+			d.add(line, name, key, "want each key once")
 		default:
 			seen[key] = true
 			d.lines[name] = line
@@ -241,7 +277,7 @@ func (d *decoder) mapping(n ast.Node, v reflect.Value, field string, depth int) 
 func (d *decoder) sequence(n ast.Node, v reflect.Value, field string, depth int) {
 	seq, ok := n.(*ast.SequenceNode)
 	if !ok {
-		d.add(n.GetToken().Position.Line, field, n.String(), "a list")
+		d.add(n.GetToken().Position.Line, field, n.String(), "want a list")
 		return
 	}
 	out := reflect.MakeSlice(v.Type(), len(seq.Values), len(seq.Values))

@@ -23,7 +23,7 @@ const maxSocketPath = 107
 var label = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 // Load reads, checks and completes one node's file. The error is a *Mistakes
-// with everything wrong in it, or that of reading the file.
+// with everything wrong in it, or wraps ErrUnreadable.
 func Load(path string) (Config, error) {
 	b, abs, err := read(path)
 	if err != nil {
@@ -37,7 +37,7 @@ func Load(path string) (Config, error) {
 func Parse(b []byte, path string) (Config, error) {
 	var c Config
 	d := decode(b, filepath.Dir(path), &c)
-	if len(d.found) == 0 || len(d.lines) > 0 {
+	if d.readable {
 		c.check(d)
 	}
 	if len(d.found) > 0 {
@@ -69,8 +69,10 @@ func read(path string) (b []byte, abs string, err error) {
 	if abs, err = filepath.Abs(path); err != nil {
 		return nil, "", err
 	}
-	b, err = os.ReadFile(abs)
-	return b, abs, err
+	if b, err = os.ReadFile(abs); err != nil {
+		return nil, "", fmt.Errorf("%w: %w", ErrUnreadable, err)
+	}
+	return b, abs, nil
 }
 
 // check completes defaults and adds what is wrong between and within fields.
@@ -94,8 +96,8 @@ func (c *Config) check(d *decoder) {
 		d.required("trust.records", "signed trust records, the own region's among them")
 	}
 	c.Trust.Threshold = orDefault(c.Trust.Threshold, 1)
-	if c.Trust.Threshold < 1 || c.Trust.Threshold > max(len(c.Trust.GlobalKeys), 1) {
-		d.miss("trust.threshold", fmt.Sprint(c.Trust.Threshold), fmt.Sprintf("1 to %d, the number of global keys", len(c.Trust.GlobalKeys)))
+	if most := max(len(c.Trust.GlobalKeys), 1); c.Trust.Threshold < 1 || c.Trust.Threshold > most {
+		d.miss("trust.threshold", fmt.Sprint(c.Trust.Threshold), fmt.Sprintf("1 to %d, the number of global keys", most))
 	}
 	if len(c.Enrol.Issuers) == 0 {
 		d.required("enrol.issuers", "host:port of the region's issuers")
@@ -225,7 +227,16 @@ func (e Entry) check(d *decoder, field string, td spiffeid.TrustDomain) {
 	}
 }
 
-func (d *decoder) required(field, want string) { d.miss(field, "", "required: "+want) }
+// required is for a field that is not set. One that could not be read was set,
+// and its mistake is told already.
+func (d *decoder) required(field, want string) {
+	for _, m := range d.found {
+		if m.Field == field || strings.HasPrefix(field, m.Field+".") {
+			return
+		}
+	}
+	d.miss(field, "", "required: "+want)
+}
 
 func (d *decoder) socket(field string, p Path) {
 	if len(p) > maxSocketPath {

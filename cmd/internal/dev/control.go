@@ -12,6 +12,8 @@ import (
 	"sync"
 	"time"
 
+	"connectrpc.com/connect"
+
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
 )
 
@@ -38,7 +40,11 @@ func ask(ctx context.Context, nodes []Node, call func(context.Context, Node, con
 	var wait sync.WaitGroup
 	for i, n := range nodes {
 		wait.Go(func() {
-			if err := call(ctx, n, Control(n)); err != nil {
+			err := call(ctx, n, Control(n))
+			if connect.CodeOf(err) == connect.CodeUnavailable && !connect.IsWireError(err) {
+				err = ErrNotRunning // nobody behind the socket
+			}
+			if err != nil {
 				errs[i] = fmt.Errorf("%s: %w", n.Name, err)
 			}
 		})

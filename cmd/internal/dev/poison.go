@@ -21,6 +21,10 @@ var (
 	// ErrNobodyHonest means no other node of the region runs whom one could lie to.
 	ErrNobodyHonest = errors.New("no other node of the region is left to lie to")
 
+	// ErrShutOut means the node is quarantined already, so that whoever speaks in
+	// its name is refused.
+	ErrShutOut = errors.New("nobody listens to this node any more")
+
 	// ErrNotContained means honest nodes did not shut the liar out in time, or
 	// somebody did who had no reason to.
 	ErrNotContained = errors.New("the fleet did not contain the poisoned node")
@@ -30,7 +34,7 @@ var (
 // two different records with one sequence number to two peers of its region at
 // once, over the real wire. It waits until all honest nodes of the region have
 // quarantined the node, and returns in sentences what came of it. Errors wrap
-// ErrUnknownNode, ErrNobodyHonest, ErrNotContained or link's.
+// ErrUnknownNode, ErrNobodyHonest, ErrShutOut, ErrNotContained or link's.
 func Poison(ctx context.Context, f *Fleet, name string, step func(string)) ([]string, error) {
 	n, err := f.Node(name)
 	if err != nil {
@@ -39,6 +43,9 @@ func Poison(ctx context.Context, f *Fleet, name string, step func(string)) ([]st
 	region, others := f.witnesses(n)
 	if len(region) == 0 {
 		return nil, fmt.Errorf("%s: %w", name, ErrNobodyHonest)
+	}
+	if standing, err := standingAt(ctx, region[0], n); err == nil && (standing == "quarantined" || standing == "revoked") {
+		return nil, fmt.Errorf("%s: %w: %s has it as %s", name, ErrShutOut, region[0].Name, standing)
 	}
 	step("ending " + name)
 	if err := end(f, name, stopPatience); err != nil {

@@ -14,13 +14,13 @@ var ErrNotUp = errors.New("the dev fleet did not come up")
 
 // Missing says what a node with this status still lacks to be up, in a few words,
 // or "" when it lacks nothing. A nil status is that of a node that does not
-// answer. A node that was poisoned is up whatever it says: the others keep it out.
+// answer. A node that was poisoned is up when it answers: the others may keep it out.
 func Missing(f *Fleet, n Node, s *controlv1.StatusResponse) string {
 	switch {
-	case f.poisoned(n.Name):
-		return ""
 	case s == nil:
 		return "not answering"
+	case f.poisoned(n.Name):
+		return ""
 	case s.GetSelf().GetIdentity().GetSvidRemainingSeconds() <= 0:
 		return "no identity yet"
 	case s.Self.GetFeed().GetEpoch() == 0:

@@ -71,8 +71,8 @@ func TestMissing(t *testing.T) {
 	if err := os.WriteFile(f.marker("east-n2"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := Missing(f, n, nil); got != "" {
-		t.Errorf("a poisoned node: %q", got)
+	if got := Missing(f, n, &controlv1.StatusResponse{}); got != "" {
+		t.Errorf("a poisoned node that answers: %q", got)
 	}
 	other, _ := f.Node("east-n3")
 	s := up(f, other)

@@ -11,6 +11,7 @@
 package output
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -77,9 +78,10 @@ func Write(w io.Writer, f Format, doc Document, table func(io.Writer)) error {
 	return err
 }
 
-// Columns prints rows under a header, aligned.
+// Columns prints rows under a header, aligned, with no blanks at the end of a line.
 func Columns(w io.Writer, header string, rows [][]string) {
-	t := tabwriter.NewWriter(w, 0, 8, 2, ' ', 0)
+	var b bytes.Buffer
+	t := tabwriter.NewWriter(&b, 0, 8, 2, ' ', 0)
 	names := strings.Split(header, " ")
 	fmt.Fprintln(t, strings.Join(names, "\t"))
 	for _, row := range rows {
@@ -87,6 +89,9 @@ func Columns(w io.Writer, header string, rows [][]string) {
 		fmt.Fprintln(t, strings.Join(append(row, short...), "\t"))
 	}
 	t.Flush()
+	for line := range strings.Lines(b.String()) {
+		fmt.Fprintln(w, strings.TrimRight(line, " \n"))
+	}
 }
 
 // IsTerminal reports whether w is a terminal: where progress and colour belong.
