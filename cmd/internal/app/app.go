@@ -23,6 +23,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -66,6 +67,8 @@ type App struct {
 	creds     *credentials
 	dir       *directory
 	subjects  *subjects
+
+	beginning sync.Mutex // held while feed and trail move to another epoch
 
 	authority *authority.Authority // nil unless this node is it
 	issuer    *issuer.Server       // nil unless this node is one
@@ -308,6 +311,7 @@ func (a *App) join(ctx context.Context) error {
 		case <-changed:
 		}
 	}
+	issued := a.creds.onChange()
 	if err := a.beginEpoch(ctx, false); err != nil {
 		return err
 	}
@@ -317,7 +321,8 @@ func (a *App) join(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for name, run := range map[string]func(context.Context) error{
 		"link": a.link.Run, "peering": a.peering.run, "directory": a.followState, "tunnels": a.data.run,
-		"workload API": a.workloads.run, "membership": a.serf.run, "records": a.publish, "changes": a.watchTrust,
+		"workload API": a.workloads.run, "membership": a.serf.run, "records": a.publish,
+		"changes": func(ctx context.Context) error { return a.watchTrust(ctx, issued) },
 	} {
 		g.Go(func() error {
 			if err := run(ctx); err != nil && ctx.Err() == nil {

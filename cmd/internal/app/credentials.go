@@ -32,14 +32,19 @@ import (
 const (
 	enrolTimeout = 30 * time.Second
 	syncEvery    = 30 * time.Second // how often registration entries are looked at
+	wantPause    = 15 * time.Second // between enrolments that are wanted before they are due
 )
 
 // ErrWrongNode means the issuer knows this machine under another name than the
 // configuration expects.
 var ErrWrongNode = errors.New("the issuer gives this machine another identity: check node in the configuration and the issuer's entries")
 
+// errEpochMoved ends an enrolment that asked for an epoch which is over by now.
+var errEpochMoved = errors.New("this node moved to another epoch during the enrolment")
+
 // credentials owns what this node was issued: its SVIDs, those of its workloads,
-// its epoch certificates, and their renewal. One goroutine, run, changes it.
+// its epoch certificates, and their renewal. One goroutine, run, changes it; only
+// the epoch in use may be moved on by another, see spend.
 type credentials struct {
 	cfg     config.Config
 	machine *machine
@@ -56,7 +61,11 @@ type credentials struct {
 	due     time.Time // when renewal was first due; zero: it is not
 	changed chan struct{}
 
-	attestNow chan chan error // to run
+	change sync.Mutex // held while the holdings are replaced, on disk and in memory
+
+	enrol     func(context.Context) error // renew; tests have another
+	attestNow chan chan error             // to run
+	wanted    chan struct{}               // to run: an enrolment would help, see want
 }
 
 // holdings is everything issued, as of one moment. It is never changed.
@@ -83,7 +92,9 @@ type workload struct {
 }
 
 func newCredentials(c config.Config, m *machine, set *trust.Set, v *vault, st *store.Store, log *slog.Logger) *credentials {
-	return &credentials{cfg: c, machine: m, trust: set, vault: v, st: st, log: log, changed: make(chan struct{}), attestNow: make(chan chan error)}
+	creds := &credentials{cfg: c, machine: m, trust: set, vault: v, st: st, log: log, changed: make(chan struct{}), attestNow: make(chan chan error), wanted: make(chan struct{}, 1)}
+	creds.enrol = creds.renew
+	return creds
 }
 
 // load brings back what was issued before, as far as it is still valid.
@@ -142,27 +153,43 @@ func (c *credentials) trouble() (overdue time.Time, err error) {
 	return c.due, c.lastErr
 }
 
+// want asks for an enrolment before it is due: only an issuer can help. It never
+// blocks, and asking often costs nothing.
+func (c *credentials) want() {
+	select {
+	case c.wanted <- struct{}{}:
+	default:
+	}
+}
+
 func (c *credentials) note(err error, due time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.lastErr, c.due = err, due
 }
 
-// run renews what is due, for ever. The first identity is due at once.
+// run renews what is due, for ever. The first identity is due at once, and so is
+// what was wanted, unless an enrolment has just been tried.
 func (c *credentials) run(ctx context.Context) error {
-	failures := 0
-	var retry time.Time
+	var last, retry time.Time
+	failures, wanted := 0, false
 	for {
 		schedule := c.schedule()
 		at := schedule.Due()
-		if failures > 0 {
+		switch {
+		case failures > 0:
 			at = retry
+		case wanted:
+			at = last.Add(wantPause)
 		}
 		var asked chan error
 		select {
 		case <-ctx.Done():
 			return nil
 		case asked = <-c.attestNow:
+		case <-c.wanted:
+			wanted = true
+			continue
 		case <-time.After(min(time.Until(at), syncEvery)):
 		}
 		if asked == nil && time.Now().Before(at) {
@@ -171,24 +198,27 @@ func (c *credentials) run(ctx context.Context) error {
 			}
 			continue
 		}
-		err := c.renew(ctx)
+		err := c.enrol(ctx)
 		if asked != nil {
 			asked <- err
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
+		last = time.Now()
 		if err == nil {
-			failures = 0
+			failures, wanted = 0, false
 			c.note(nil, time.Time{})
 			continue
 		}
 		failures++
-		retry = schedule.Retry(time.Now(), failures)
+		retry = schedule.Retry(last, failures)
 		since := schedule.Due()
-		if time.Now().Before(since) {
+		if last.Before(since) {
 			since = time.Time{} // it was asked for early: nothing is overdue
-			failures = 0
+			if !wanted {
+				failures = 0
+			}
 		}
 		c.note(err, since)
 		c.log.Warn("renewal failed", "err", err, "again", time.Until(retry).Round(time.Second))
@@ -347,6 +377,11 @@ func (c *credentials) collect(ctx context.Context, cfg spire.Config, agent *x509
 	}
 	if h.node == nil {
 		return fmt.Errorf("%w: there is no entry for %s", ErrWrongNode, c.cfg.Node)
+	}
+	c.change.Lock()
+	defer c.change.Unlock()
+	if moved := c.now().inUse; moved != before.inUse {
+		return fmt.Errorf("%w: from %d to %d", errEpochMoved, before.inUse, moved)
 	}
 	if err := c.vault.save(h, c.trust.Export()); err != nil {
 		return fmt.Errorf("keep what was issued: %w", err)

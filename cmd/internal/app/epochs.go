@@ -117,8 +117,10 @@ func (c *credentials) verifyEpoch(der []byte) (epoch.Certificate, error) {
 // is the caller's to open. It returns the epoch, or an error that a later
 // enrolment may end.
 func (c *credentials) begin(ctx context.Context, r *replica.Replica, rewound bool) (uint64, error) {
+	c.change.Lock()
+	defer c.change.Unlock()
 	h := c.now()
-	if c.machine.disk == epoch.Restored || rewound {
+	if c.machine.restored.Load() || rewound {
 		if err := c.spend(&h); err != nil {
 			return 0, err
 		}
@@ -141,7 +143,7 @@ func (c *credentials) begin(ctx context.Context, r *replica.Replica, rewound boo
 
 // spend moves to the spare epoch because this disk may not know all that was
 // signed in the one before. The TPM counts it, so that an older copy of the disk
-// finds it spent.
+// finds it spent. Only begin calls it.
 func (c *credentials) spend(h *holdings) error {
 	spare, err := c.verifyEpoch(h.spare)
 	if err != nil {
@@ -177,7 +179,7 @@ func (c *credentials) spend(h *holdings) error {
 	if err != nil {
 		return err
 	}
-	c.machine.disk = epoch.Same
+	c.machine.restored.Store(false)
 	c.set(*h)
 	c.log.Warn("this disk was restored: a new epoch of the feed begins", "epoch", spare.Epoch)
 	return nil

@@ -3,19 +3,16 @@ package app
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"encoding/binary"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/keyfile"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
@@ -31,9 +28,6 @@ var ErrNoTPM = errors.New("a TPM is required and none answers: check tpm.device,
 // ErrBootLog means the firmware's boot log cannot be read or is too large.
 var ErrBootLog = errors.New("the boot log cannot be used: check tpm.boot_log")
 
-// ErrKeyFile means a key file of this node is damaged.
-var ErrKeyFile = errors.New("a key file of this node is damaged: restore it, or remove it and enrol again")
-
 // machine is what this node is made of, as far as it can prove it: its TPM, or
 // without one, key files that only its user protects.
 type machine struct {
@@ -42,7 +36,10 @@ type machine struct {
 	node   crypto.Signer
 	trail  crypto.Signer
 	feed   *ecdsa.PrivateKey // signs records; certified by the issuer for one epoch at a time
-	disk   epoch.Disk
+
+	// restored: records may have been sent that this disk does not know. It ends
+	// with the first epoch that no other copy of the disk can have written in.
+	restored atomic.Bool
 }
 
 // openMachine opens the TPM as the mode says, makes or reloads the keys, counts
@@ -52,9 +49,9 @@ func openMachine(c config.Config, st *store.Store, log *slog.Logger) (*machine, 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	m := &machine{disk: epoch.Same}
+	m := &machine{}
 	var err error
-	if m.feed, err = keyFile(filepath.Join(dir, "feed.pem")); err != nil {
+	if m.feed, err = keyfile.Open(filepath.Join(dir, "feed.pem")); err != nil {
 		return nil, err
 	}
 	if c.TPM.Mode != "off" {
@@ -67,11 +64,11 @@ func openMachine(c config.Config, st *store.Store, log *slog.Logger) (*machine, 
 		}
 		log.Warn("no TPM; this node joins by token and is shown as unattested", "err", err)
 	}
-	node, err := keyFile(filepath.Join(dir, "node.pem"))
+	node, err := keyfile.Open(filepath.Join(dir, "node.pem"))
 	if err != nil {
 		return nil, err
 	}
-	trail, err := keyFile(filepath.Join(dir, "trail.pem"))
+	trail, err := keyfile.Open(filepath.Join(dir, "trail.pem"))
 	if err != nil {
 		return nil, err
 	}
@@ -99,7 +96,8 @@ func (m *machine) openTPM(path, dir string, st *store.Store) (err error) {
 	if err != nil {
 		return err
 	}
-	m.device, m.keys, m.node, m.trail, m.disk = device, keys, keys.Node(), keys.Trail(), disk
+	m.device, m.keys, m.node, m.trail = device, keys, keys.Node(), keys.Trail()
+	m.restored.Store(disk == epoch.Restored)
 	return nil
 }
 
@@ -165,62 +163,4 @@ func bootLog(path string) ([]byte, error) {
 		return nil, fmt.Errorf("%w: %s is larger than %d bytes", ErrBootLog, path, maxBootLog)
 	}
 	return b, nil
-}
-
-// keyFile reads a P-256 key (PKCS #8, PEM, mode 0600), making it on first use.
-func keyFile(path string) (*ecdsa.PrivateKey, error) {
-	b, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return newKeyFile(path)
-	}
-	if err != nil {
-		return nil, err
-	}
-	block, rest := pem.Decode(b)
-	if block == nil || len(rest) > 0 {
-		return nil, fmt.Errorf("%w: %s is no single PEM block", ErrKeyFile, path)
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrKeyFile, path, err)
-	}
-	k, ok := key.(*ecdsa.PrivateKey)
-	if !ok || k.Curve != elliptic.P256() {
-		return nil, fmt.Errorf("%w: %s holds no P-256 key", ErrKeyFile, path)
-	}
-	return k, nil
-}
-
-func newKeyFile(path string) (*ecdsa.PrivateKey, error) {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	der, err := x509.MarshalPKCS8PrivateKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return key, writeFile(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
-}
-
-// writeFile writes a small secret durably: whole or not at all, mode 0600.
-func writeFile(path string, b []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	if _, err := f.Write(b); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err := errors.Join(f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(path+".new", path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

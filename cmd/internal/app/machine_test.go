@@ -23,32 +23,6 @@ func openStore(t *testing.T, path string) *store.Store {
 	return s
 }
 
-func TestKeyFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "feed.pem")
-	first, err := keyFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	again, err := keyFile(path)
-	if err != nil || !again.Equal(first) {
-		t.Errorf("the key changed: %v", err)
-	}
-	if info, _ := os.Stat(path); info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v", info.Mode())
-	}
-	for _, damage := range []string{"", "no key", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"} {
-		if err := os.WriteFile(path, []byte(damage), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := keyFile(path); !errors.Is(err, ErrKeyFile) {
-			t.Errorf("%q: got %v, want %v", damage, err, ErrKeyFile)
-		}
-		if after, _ := os.ReadFile(path); string(after) != damage {
-			t.Errorf("%q: a damaged key file was replaced", damage)
-		}
-	}
-}
-
 func TestBootLogBounds(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	if _, err := bootLog(path); !errors.Is(err, ErrBootLog) {

@@ -13,7 +13,6 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/attest/trail"
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
-	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/authority"
 	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
@@ -83,10 +82,14 @@ func (a *App) roster() quarantine.Roster {
 }
 
 // beginEpoch puts the node's feed and its trail into the epoch it may write.
+// Without one it asks the issuer at once.
 func (a *App) beginEpoch(ctx context.Context, rewound bool) error {
+	a.beginning.Lock()
+	defer a.beginning.Unlock()
 	number, err := a.creds.begin(ctx, a.replica, rewound)
 	if errors.Is(err, replica.ErrRewound) || errors.Is(err, feed.ErrOldEpoch) {
 		a.log.Error("this node's feed is read-only until its issuer gives a new epoch", "err", err)
+		a.creds.want()
 		return nil
 	}
 	if err != nil {
@@ -98,6 +101,9 @@ func (a *App) beginEpoch(ctx context.Context, rewound bool) error {
 
 // onRewound hears that this disk is behind what the node has signed before.
 func (a *App) onRewound(number, seq uint64) {
+	if number < a.creds.now().inUse {
+		return // the lost end of an epoch that is over
+	}
 	a.log.Error("peers hold records of this node that this disk lacks: it was restored", "epoch", number, "seq", seq)
 	if err := a.beginEpoch(context.Background(), true); err != nil {
 		a.log.Error("begin a new epoch", "err", err)
@@ -117,6 +123,9 @@ func (a *App) onFinding(proof []byte, f feed.Finding) {
 
 // enforce makes the effects of a standing true everywhere at once.
 func (a *App) enforce(id spiffeid.ID, e quarantine.Effects) {
+	if id == a.cfg.Node && e.MinEpoch > a.creds.now().inUse {
+		a.creds.want() // released: the epochs so far are void
+	}
 	if e.CutSessions {
 		a.data.cut(id)
 	}
@@ -274,14 +283,17 @@ func (a *App) roles() (out []string) {
 }
 
 // watchTrust verifies live connections again when what they rest on changes.
-func (a *App) watchTrust(ctx context.Context) error {
+// issued is from before the epoch was begun: no change in between is lost.
+func (a *App) watchTrust(ctx context.Context, issued <-chan struct{}) error {
+	trusted := a.trust.Changed()
 	for {
-		issued := a.creds.onChange()
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-a.trust.Changed():
+		case <-trusted:
+			trusted = a.trust.Changed()
 		case <-issued:
+			issued = a.creds.onChange()
 			if err := a.beginEpochIfNew(ctx); err != nil {
 				a.log.Error("epoch after renewal", "err", err)
 			}
@@ -294,7 +306,7 @@ func (a *App) watchTrust(ctx context.Context) error {
 // beginEpochIfNew follows the issuer to a renewed certificate or a new epoch.
 func (a *App) beginEpochIfNew(ctx context.Context) error {
 	h := a.creds.now()
-	if t := a.trail.current(); t != nil && t.Epoch() == h.inUse && a.machine.disk == epoch.Same {
+	if t := a.trail.current(); t != nil && t.Epoch() == h.inUse && !a.machine.restored.Load() {
 		_, err := a.creds.begin(ctx, a.replica, false)
 		return err
 	}

@@ -11,7 +11,6 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
 	"github.com/bailiwick-mesh/bailiwick/identity"
-	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
 	"github.com/bailiwick-mesh/bailiwick/mesh/link"
 )
 
@@ -139,7 +138,7 @@ func (h handler) selfStatus(ctx context.Context) *controlv1.NodeStatus {
 	if !h.machine.attested() {
 		self.Warnings = append(self.Warnings, "unattested: this node has no TPM")
 	}
-	if h.machine.disk == epoch.Restored {
+	if h.machine.restored.Load() {
 		self.Feed.Rewound = true
 		self.Warnings = append(self.Warnings, "this disk was restored: the feed is read-only until a new epoch")
 	}
