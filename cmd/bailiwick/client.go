@@ -33,11 +33,11 @@ type target struct {
 // folder (or its --node), or the machine's own.
 func (o *options) targets() ([]target, error) {
 	if o.socket != "" {
-		return []target{dial(o.socket, o.socket)}, nil
+		return []target{dial("the node", o.socket)}, nil
 	}
 	fleet, err := dev.Find(".")
 	if errors.Is(err, dev.ErrNoFleet) && o.node == "" {
-		return []target{dial("this node", systemSocket)}, nil
+		return []target{dial("this machine", systemSocket)}, nil
 	}
 	if err != nil {
 		return nil, err
@@ -83,9 +83,9 @@ func (t target) reached(err error) error {
 	case !errors.As(err, &refused):
 		return fmt.Errorf("%s: %w", t.name, err)
 	case refused.Code() == connect.CodeDeadlineExceeded:
-		return fmt.Errorf("%s: %w on %s within %s", t.name, explain.ErrUnreachable, t.socket, callTimeout)
+		return fmt.Errorf("%s: %w: %s: nothing within %s", t.name, explain.ErrUnreachable, t.socket, callTimeout)
 	case !connect.IsWireError(err):
-		return fmt.Errorf("%s: %w on %s: %s", t.name, explain.ErrUnreachable, t.socket, cause(err))
+		return fmt.Errorf("%s: %w: %s: %s", t.name, explain.ErrUnreachable, t.socket, cause(err))
 	}
 	if kind := kinds[refused.Code()]; kind != nil {
 		return fmt.Errorf("%s: %w: %s", t.name, kind, refused.Message())

@@ -186,13 +186,13 @@ func trailTailCommand(o *options) *cobra.Command {
 	return c
 }
 
-// bodyText is a leaf's body on one line.
-func bodyText(body any) string {
-	b, err := json.Marshal(body)
-	if err != nil {
-		return err.Error()
+// bodyText is the body of a leaf in a document, on one line.
+func bodyText(leaf json.RawMessage) string {
+	var l struct {
+		Body json.RawMessage `json:"body"`
 	}
-	return string(b)
+	_ = json.Unmarshal(leaf, &l) // we wrote it ourselves
+	return string(l.Body)
 }
 
 func trailTail(ctx context.Context, o *options, dir string, count int) error {
@@ -222,8 +222,8 @@ func trailTail(ctx context.Context, o *options, dir string, count int) error {
 	}
 	return output.Write(o.out, o.format, doc, func(w io.Writer) {
 		var rows [][]string
-		for _, l := range leaves {
-			rows = append(rows, []string{fmt.Sprint(l.Index), l.At.UTC().Format(time.RFC3339), l.Kind, bodyText(l.Body)})
+		for i, l := range leaves {
+			rows = append(rows, []string{fmt.Sprint(l.Index), l.At.UTC().Format(time.RFC3339), l.Kind, bodyText(doc.Items[i])})
 		}
 		output.Columns(w, "LEAF AT KIND WHAT", rows)
 	})

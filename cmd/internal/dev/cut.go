@@ -10,8 +10,8 @@ import (
 
 // Cut has every node refuse the packets of the other side: the region's nodes
 // those of all other regions, the other nodes those of the region. With refuse
-// false it ends that. All nodes are tried; errors name those that failed, and wrap
-// ErrUnknownRegion where the label is wrong.
+// false it ends that. All nodes that run are asked; errors name those that failed,
+// and wrap ErrUnknownRegion where the label is wrong, ErrNotRunning where nobody runs.
 func Cut(ctx context.Context, f *Fleet, region string, refuse bool) error {
 	i := slices.IndexFunc(f.Regions, func(r Region) bool { return r.Label == region })
 	if i < 0 {
@@ -21,7 +21,11 @@ func Cut(ctx context.Context, f *Fleet, region string, refuse bool) error {
 		}
 		return fmt.Errorf("%s: %w: it has %v", region, ErrUnknownRegion, labels)
 	}
-	return ask(ctx, f.honest(), func(ctx context.Context, n Node, c controlv1.ControlClient) error {
+	up := slices.DeleteFunc(f.honest(), func(n Node) bool { _, ok := running(f, n.Name); return !ok })
+	if len(up) == 0 {
+		return ErrNotRunning
+	}
+	return ask(ctx, up, func(ctx context.Context, n Node, c controlv1.ControlClient) error {
 		for _, r := range f.Regions {
 			if (n.Region == region) == (r.Label == region) {
 				continue // the same side

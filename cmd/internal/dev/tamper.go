@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm/maker"
@@ -44,7 +45,11 @@ func Tamper(ctx context.Context, f *Fleet, name string) (string, error) {
 	if r.Rule == "" {
 		return "", fmt.Errorf("%s: attestation failed for another reason: %s", name, r.Detail)
 	}
-	return fmt.Sprintf("%s: attestation refused by rule %s: %s", name, r.Rule, r.Detail), nil
+	detail := r.Detail
+	if _, reason, ok := strings.Cut(detail, r.Rule+": "); ok {
+		detail = reason // without the way the refusal took
+	}
+	return fmt.Sprintf("%s: attestation refused by rule %s: %s", name, r.Rule, detail), nil
 }
 
 // measure extends a PCR once, by nothing anybody knows.

@@ -29,19 +29,19 @@ const (
 
 var (
 	// ErrUnreachable means the node's control socket does not answer.
-	ErrUnreachable = errors.New("the node does not answer")
+	ErrUnreachable = errors.New("does not answer")
 
 	// ErrRefused means the node answered that the caller may not do this.
-	ErrRefused = errors.New("the node refuses")
+	ErrRefused = errors.New("refused")
 
 	// ErrRequest means the node could not make sense of what it was asked.
-	ErrRequest = errors.New("the node cannot take this")
+	ErrRequest = errors.New("malformed request")
 
 	// ErrNotThere means the node has nothing by the name or ID it was asked for.
-	ErrNotThere = errors.New("there is no such thing")
+	ErrNotThere = errors.New("not found")
 
 	// ErrNotNow means the node cannot do this in the state or the role it is in.
-	ErrNotNow = errors.New("the node cannot do this")
+	ErrNotNow = errors.New("not possible")
 )
 
 // Entry is one code.
