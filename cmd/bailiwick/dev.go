@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -148,12 +149,24 @@ func devWorkloadCommand() *cobra.Command {
 		defer stop()
 		return dev.Call(ctx, address, service, counters)
 	}}
+	whoami := &cobra.Command{Use: "whoami SOCKET", Args: cobra.ExactArgs(1), RunE: func(cmd *cobra.Command, args []string) error {
+		socket, err := filepath.Abs(args[0])
+		if err != nil {
+			return err
+		}
+		id, err := dev.WhoAmI(cmd.Context(), socket)
+		if err != nil {
+			return err
+		}
+		_, err = fmt.Fprintln(cmd.OutOrStdout(), id)
+		return err
+	}}
 	for _, sub := range []*cobra.Command{serve, call} {
 		sub.Flags().StringVar(&address, "address", "", "")
 		sub.Flags().StringVar(&service, "service", "", "")
 		sub.Flags().StringVar(&counters, "counters", "", "")
 	}
-	c.AddCommand(serve, call)
+	c.AddCommand(serve, call, whoami)
 	return c
 }
 

@@ -11,6 +11,10 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+	"github.com/spiffe/go-spiffe/v2/workloadapi"
 )
 
 const (
@@ -55,6 +59,22 @@ func Serve(ctx context.Context, address, name string) error {
 		return err
 	}
 	return nil
+}
+
+// WhoAmI asks the SPIFFE Workload API on a unix socket who this process is, with
+// go-spiffe's own client, and returns the default identity.
+func WhoAmI(ctx context.Context, socket string) (spiffeid.ID, error) {
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	got, err := workloadapi.FetchX509Context(ctx, workloadapi.WithAddr("unix://"+socket))
+	if err != nil {
+		return spiffeid.ID{}, err
+	}
+	svid := got.DefaultSVID()
+	if _, _, err := x509svid.Verify(svid.Certificates, got.Bundles); err != nil {
+		return spiffeid.ID{}, err
+	}
+	return svid.ID, nil
 }
 
 // Call is the sample client: plain HTTP to a service's name through the
