@@ -122,11 +122,15 @@ const quietSeconds = 30
 
 func debtText(d *controlv1.Debt) string {
 	var parts []string
-	if d.Records > 0 {
-		parts = append(parts, fmt.Sprintf("%d records %s old", d.Records, output.Span(seconds(d.OldestSeconds))))
+	if d.GetRecords() > 0 {
+		noun := "records"
+		if d.Records == 1 {
+			noun = "record"
+		}
+		parts = append(parts, fmt.Sprintf("%d %s %s old", d.Records, noun, output.Span(seconds(d.OldestSeconds))))
 	}
-	regions := make([]string, 0, len(d.Regions))
-	for label := range d.Regions {
+	regions := make([]string, 0, len(d.GetRegions()))
+	for label := range d.GetRegions() {
 		regions = append(regions, label)
 	}
 	slices.Sort(regions)

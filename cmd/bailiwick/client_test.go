@@ -1,0 +1,152 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/explain"
+)
+
+// answering is a node that says what it is given.
+type answering struct {
+	controlv1.UnimplementedControlHandler
+	status *controlv1.StatusResponse
+	err    error
+}
+
+func (a answering) Status(context.Context, *controlv1.StatusRequest) (*controlv1.StatusResponse, error) {
+	return a.status, a.err
+}
+
+func (a answering) PutState(context.Context, *controlv1.PutStateRequest) (*controlv1.PutStateResponse, error) {
+	return nil, a.err
+}
+
+func (a answering) ListCases(context.Context, *controlv1.ListCasesRequest) (*controlv1.ListCasesResponse, error) {
+	return &controlv1.ListCasesResponse{View: a.status.View, Cases: []*controlv1.Case{{
+		Id: "157b041928bf", Accused: "spiffe://east.dev.example/node/n2", Standing: "quarantined", Class: "equivocation",
+		Since: timestamppb.New(at), EvidenceBytes: 994,
+	}}}, a.err
+}
+
+func serve(t *testing.T, a answering) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "control.sock")
+	s, err := control.Listen(path, a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- s.Serve() }()
+	t.Cleanup(func() {
+		if err := errors.Join(s.Close(), <-ended); err != nil {
+			t.Error(err)
+		}
+	})
+	return path
+}
+
+// run is one command line: its exit code and what it prints.
+func run(args ...string) (code int, out, errOut string) {
+	var o, e bytes.Buffer
+	code = execute(args, &o, &e)
+	return code, o.String(), e.String()
+}
+
+func TestStatusOfOneNode(t *testing.T) {
+	socket := serve(t, answering{status: well("n1")})
+	code, out, errOut := run("status", "--socket", socket)
+	if code != explain.OK || !strings.HasPrefix(out, "view of spiffe://east.dev.example/node/n1 as of 2026-11-21T10:00:00Z; ") || errOut != "" {
+		t.Errorf("%d\n%s%s", code, out, errOut)
+	}
+	code, out, _ = run("status", "--socket", socket, "-o", "json")
+	var doc struct {
+		AsOf   string `json:"as_of"`
+		ViewOf string `json:"view_of"`
+		Nodes  []struct{ Self struct{ Standing string } }
+	}
+	if err := json.Unmarshal([]byte(out), &doc); err != nil || code != explain.OK || doc.ViewOf != "spiffe://east.dev.example/node/n1" || doc.Nodes[0].Self.Standing != "ok" {
+		t.Errorf("%d, %v\n%s", code, err, out)
+	}
+	held := well("n1")
+	held.Self.Standing = "held"
+	if code, _, _ := run("status", "--socket", serve(t, answering{status: held})); code != explain.Degraded {
+		t.Errorf("a node that is held: exit %d", code)
+	}
+}
+
+func TestQuarantineList(t *testing.T) {
+	_, out, _ := run("quarantine", "list", "--socket", serve(t, answering{status: well("n1")}))
+	want := headline(well("n1").View) + `
+SEEN_BY  CASE          ACCUSED  STANDING     CLASS         SINCE                 PROOF
+n1       157b041928bf  n2       quarantined  equivocation  2026-11-21T10:00:00Z  994 bytes
+`
+	if out != want {
+		t.Errorf("got:\n%s\nwant:\n%s", out, want)
+	}
+}
+
+// TestErrorsOfANode: what a node answers has a code, an exit code and a way out; a
+// node that answers is not called unreachable.
+func TestErrorsOfANode(t *testing.T) {
+	tests := []struct {
+		err  error
+		code string
+		exit int
+	}{
+		{connect.NewError(connect.CodePermissionDenied, errors.New("not yours")), "BW1007", explain.Denied},
+		{connect.NewError(connect.CodeInvalidArgument, errors.New("no key")), "BW1008", explain.Usage},
+		{connect.NewError(connect.CodeNotFound, errors.New("nothing")), "BW1009", explain.Failed},
+		{connect.NewError(connect.CodeFailedPrecondition, errors.New("too long")), "BW1010", explain.Failed},
+		{connect.NewError(connect.CodeUnavailable, errors.New("not recorded, not done")), "", explain.Failed},
+		{connect.NewError(connect.CodeInternal, errors.New("broken")), "", explain.Failed},
+	}
+	for _, tt := range tests {
+		code, out, errOut := run("put", "k", "v", "--socket", serve(t, answering{err: tt.err}))
+		var asked *connect.Error
+		errors.As(tt.err, &asked)
+		if code != tt.exit || out != "" || !strings.Contains(errOut, tt.code) || !strings.Contains(errOut, asked.Message()) ||
+			(tt.code != "") != strings.Contains(errOut, "what to do: ") {
+			t.Errorf("%v: exit %d\n%s%s", tt.err, code, out, errOut)
+		}
+	}
+}
+
+func TestNobodyAnswers(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "none.sock")
+	for _, verb := range [][]string{
+		{"status"}, {"get"}, {"put", "k", "v"}, {"delete", "k"}, {"why"}, {"quarantine", "list"}, {"quarantine", "show", "0123"}, {"quarantine", "release", "0123", "--reason", "x"},
+	} {
+		code, out, errOut := run(append(verb, "--socket", socket)...)
+		if code != explain.Unreachable || out != "" || !strings.HasPrefix(errOut, "bailiwick: BW1001: the node: does not answer: "+socket+": no such file or directory\n") {
+			t.Errorf("%v: exit %d\n%s%s", verb, code, out, errOut)
+		}
+	}
+}
+
+func TestAnswersKeepTheirOrder(t *testing.T) {
+	targets := []target{{name: "a"}, {name: "b"}, {name: "c"}}
+	got, errs := answers(targets, func(_ context.Context, t target) (*string, error) {
+		if t.name == "b" {
+			return nil, io.ErrUnexpectedEOF
+		}
+		return &t.name, nil
+	})
+	if *got[0] != "a" || got[1] != nil || *got[2] != "c" || errs[0] != nil || !errors.Is(errs[1], io.ErrUnexpectedEOF) || errs[2] != nil {
+		t.Errorf("%v %v", got, errs)
+	}
+	if allFailed(errs) != nil || allFailed(errs[1:2]) == nil {
+		t.Error("one answer is an answer; none is a failure")
+	}
+}
