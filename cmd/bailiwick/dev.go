@@ -175,6 +175,12 @@ func devDetach(ctx context.Context, o *options) error {
 	say := progress(o.err)
 	say("starting")
 	f, err := dev.Detach(".")
+	var ended *dev.Ended
+	if errors.As(err, &ended) && ended.Code > 0 && ended.Said != "" {
+		say("")
+		fmt.Fprintln(o.err, ended.Said) // this same command, so its words and its exit code are ours
+		return &exitCode{ended.Code}
+	}
 	if err != nil {
 		return err
 	}
@@ -212,7 +218,10 @@ func devForeground(ctx context.Context, o *options) error {
 			return errors.Join(upErr, err)
 		}
 		if err == nil {
-			fmt.Fprintln(o.out, "\nthe fleet has stopped; its state is kept in .dev for the next start")
+			if output.IsTerminal(o.out) {
+				fmt.Fprintln(o.out) // leave the ^C behind
+			}
+			fmt.Fprintln(o.out, "the fleet has stopped; its state is kept in .dev for the next start")
 		}
 	}
 	return err

@@ -216,6 +216,9 @@ func (s *SoftTPM) start(ctx context.Context, o options) error {
 	if err = os.MkdirAll(s.state(), 0o700); err != nil {
 		return err
 	}
+	if s.socket, err = socketPath(s.dir); err != nil { // Stop removed a short one
+		return err
+	}
 	if err := os.Remove(s.socket); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -293,7 +296,17 @@ func (s *SoftTPM) Stop() error {
 		}
 	}
 	s.pid, s.exited = 0, nil
-	if err := os.Remove(s.pidFile()); err != nil && !errors.Is(err, os.ErrNotExist) {
+	if short := filepath.Dir(s.socket); short != s.dir { // nothing is left outside the directory
+		if err := errors.Join(remove(s.socket), remove(short)); err != nil {
+			return err
+		}
+	}
+	return remove(s.pidFile())
+}
+
+// remove removes what may be gone already.
+func remove(path string) error {
+	if err := os.Remove(path); !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
 	return nil

@@ -255,7 +255,7 @@ func Detach(projectDir string) (*Fleet, error) {
 	for {
 		select {
 		case err := <-failed:
-			return nil, fmt.Errorf("the supervisor ended (%v); it said: %s", err, saidSince(log.Name(), before))
+			return nil, &Ended{Code: cmd.ProcessState.ExitCode(), Said: saidSince(log.Name(), before), err: err}
 		case <-time.After(50 * time.Millisecond):
 			if p, ok := running(fleet, supervisor); ok && p.PID == pid {
 				return open(projectDir)
@@ -263,6 +263,18 @@ func Detach(projectDir string) (*Fleet, error) {
 		}
 	}
 }
+
+// Ended is the error of a supervisor that ended before the fleet was there.
+type Ended struct {
+	Code int    // its exit code; -1 when a signal ended it
+	Said string // what it wrote last: as a command, the error with its code and the fix
+	err  error
+}
+
+func (e *Ended) Error() string { return fmt.Sprintf("the supervisor ended (%v): %s", e.err, e.Said) }
+
+// Unwrap returns how the process ended.
+func (e *Ended) Unwrap() error { return e.err }
 
 // saidSince is what was written to a log beyond an offset, as far as it is of use
 // in an error.
