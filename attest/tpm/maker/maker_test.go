@@ -129,8 +129,13 @@ func TestInterruptedManufacture(t *testing.T) {
 func TestLongDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), strings.Repeat("long", 30))
 	s := manufacture(t, newCA(t), dir)
-	t.Cleanup(func() { os.RemoveAll(filepath.Dir(strings.TrimPrefix(s.Path(), "unix:"))) })
 	state(t, s)
+	if err := s.Stop(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(filepath.Dir(strings.TrimPrefix(s.Path(), "unix:"))); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket's short folder was left behind: %v", err)
+	}
 }
 
 func TestCancelled(t *testing.T) {
