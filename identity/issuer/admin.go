@@ -1,6 +1,7 @@
 package issuer
 
 import (
+	"errors"
 	"strings"
 	"time"
 
@@ -57,7 +58,7 @@ func (s *Server) setBan(id spiffeid.ID, banned bool, why string) error {
 	}
 	return s.cfg.Store.Update(func(tx *store.Tx) error {
 		a, err := loadAgent(tx, id)
-		if err != nil && tx.Get(agentsBucket, []byte(id.Path())) != nil {
+		if err != nil && !errors.Is(err, ErrUnknownAgent) {
 			return err
 		}
 		a.Banned, a.Serial, a.Next = banned, nil, nil
@@ -65,5 +66,19 @@ func (s *Server) setBan(id spiffeid.ID, banned bool, why string) error {
 			return err
 		}
 		return leaf(tx, leafRefuse, refuseLeaf{What: what, To: id.String(), ID: id.String(), Why: why})
+	})
+}
+
+// Evict forgets an agent: its SVIDs are refused at once, and it may attest again
+// as if for the first time, a ban included. ErrUnknownAgent: there is none.
+func (s *Server) Evict(id spiffeid.ID, why string) error {
+	return s.cfg.Store.Update(func(tx *store.Tx) error {
+		if _, err := loadAgent(tx, id); err != nil {
+			return err
+		}
+		if err := tx.Delete(agentsBucket, []byte(id.Path())); err != nil {
+			return err
+		}
+		return leaf(tx, leafRefuse, refuseLeaf{What: "evict", To: id.String(), ID: id.String(), Why: why})
 	})
 }

@@ -114,7 +114,7 @@ func (s *Server) admit(ctx context.Context, id spiffeid.ID, kind string, atteste
 	if err != nil {
 		return nil, err
 	}
-	record.Serial = cert.SerialNumber.Bytes()
+	record.Serial, record.Expires = cert.SerialNumber.Bytes(), cert.NotAfter.Unix()
 	refused := false
 	err = s.cfg.Store.Update(func(tx *store.Tx) error {
 		refused = true
@@ -134,7 +134,7 @@ func (s *Server) admit(ctx context.Context, id spiffeid.ID, kind string, atteste
 		return errors.Join(
 			record.save(tx, id),
 			leaf(tx, leafAttest, attestLeaf{Type: kind, Agent: id.String(), From: from.String(), OK: true}),
-			leaf(tx, leafIssue, issuedLeaf("agent", id, id, cert)),
+			issuedLeaf("agent", id, id, cert).write(tx),
 		)
 	})
 	if err != nil && !refused {
@@ -184,8 +184,8 @@ func (s agentAPI) RenewAgent(ctx context.Context, req *agentv1.RenewAgentRequest
 		if err != nil {
 			return err
 		}
-		record.Next = cert.SerialNumber.Bytes()
-		return errors.Join(record.save(tx, c.id), leaf(tx, leafIssue, issuedLeaf("agent", c.id, c.id, cert)))
+		record.Next, record.Expires = cert.SerialNumber.Bytes(), cert.NotAfter.Unix()
+		return errors.Join(record.save(tx, c.id), issuedLeaf("agent", c.id, c.id, cert).write(tx))
 	})
 	if err != nil {
 		return nil, unavailable(err)

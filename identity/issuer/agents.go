@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -24,6 +25,7 @@ const (
 	leafAttest = "issuer.attest"
 	leafIssue  = "issuer.issue"
 	leafRefuse = "issuer.refuse"
+	leafAdmin  = "admin.action"
 )
 
 // agent is what the issuer remembers of one agent ID.
@@ -44,10 +46,13 @@ type agent struct {
 	ResetCount uint32 `cbor:"14,keyasint"`
 	Starts     uint64 `cbor:"15,keyasint"`
 	Epoch      uint64 `cbor:"16,keyasint"`
+
+	Selectors []string `cbor:"17,keyasint,omitempty"` // type:value, of the evidence
+	Expires   int64    `cbor:"18,keyasint,omitempty"` // of the newest SVID, Unix seconds
 }
 
 func newAgent(kind string, a Attested, now time.Time) (agent, error) {
-	r := agent{Type: kind, TPM: a.TPM, Reattest: a.Reattest, At: now.Unix(), Maker: a.Maker, ResetCount: a.ResetCount, Starts: a.Starts, Epoch: a.Epoch}
+	r := agent{Type: kind, TPM: a.TPM, Reattest: a.Reattest, At: now.Unix(), Maker: a.Maker, ResetCount: a.ResetCount, Starts: a.Starts, Epoch: a.Epoch, Selectors: a.Selectors}
 	if a.TPM {
 		r.EKHash = a.EKHash[:]
 	}
@@ -135,6 +140,18 @@ type issueLeaf struct {
 	NotAfter int64  `cbor:"not_after"`
 	Epoch    uint64 `cbor:"epoch,omitempty"`
 	Class    string `cbor:"class,omitempty"`
+
+	authority string // that signed it, if its retirement must wait for this
+}
+
+// write puts the leaf into the trail, and into the book of live identities.
+func (l issueLeaf) write(tx *store.Tx) error {
+	if l.authority != "" {
+		if err := enter(tx, l.authority, l.ID, l.NotAfter); err != nil {
+			return err
+		}
+	}
+	return leaf(tx, leafIssue, l)
 }
 
 type refuseLeaf struct {
@@ -142,6 +159,14 @@ type refuseLeaf struct {
 	To   string `cbor:"to"`
 	ID   string `cbor:"id,omitempty"`
 	Why  string `cbor:"why"`
+}
+
+// adminLeaf is of the local API.
+type adminLeaf struct {
+	What   string `cbor:"what"`
+	ID     string `cbor:"id,omitempty"`
+	Parent string `cbor:"parent,omitempty"`
+	Entry  string `cbor:"entry,omitempty"`
 }
 
 // maxWhy keeps a leaf small whatever an error says.
@@ -157,7 +182,8 @@ func leaf(tx *store.Tx, kind string, body any) error {
 
 func issuedLeaf(what string, to, id spiffeid.ID, c *x509.Certificate) issueLeaf {
 	key := sha256.Sum256(c.RawSubjectPublicKeyInfo)
-	return issueLeaf{What: what, To: to.String(), ID: id.String(), Serial: c.SerialNumber.Bytes(), Key: key[:], NotAfter: c.NotAfter.Unix()}
+	return issueLeaf{What: what, To: to.String(), ID: id.String(), Serial: c.SerialNumber.Bytes(), Key: key[:], NotAfter: c.NotAfter.Unix(),
+		authority: hex.EncodeToString(c.AuthorityKeyId)}
 }
 
 func short(err error) string {

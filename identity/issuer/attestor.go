@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -61,6 +62,9 @@ type Attested struct {
 	ResetCount uint32
 	Starts     uint64
 	Epoch      uint64
+	// Selectors say what is known of the machine, as type:value; node aliases match
+	// them.
+	Selectors []string
 	// Spend, if set, uses up the evidence in the transaction that records the
 	// agent.
 	Spend func(*store.Tx) error
@@ -76,17 +80,74 @@ type Token struct {
 // /spire/agent/join_token/<hex of the token's hash>: unlike in SPIRE, the ID
 // does not give the token away. Nodes so attested are `unattested`.
 type JoinTokens struct {
-	mu     sync.Mutex // held to copy the slice header only
+	mu     sync.Mutex // held for accesses only; guards what follows
 	tokens []Token
+	made   map[[32]byte]time.Time // by the API: when they expire
 }
 
-const tokensBucket = "issuer/tokens"
+// Buckets of tokens: spent ones, and those the API made.
+const (
+	tokensBucket = "issuer/tokens"
+	madeBucket   = "issuer/tokens-made"
+)
 
-// Set replaces the tokens. Those that are spent stay so.
+// Set replaces the tokens that do not come from the API. Those that are spent
+// stay so.
 func (j *JoinTokens) Set(tokens []Token) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.tokens = slices.Clone(tokens)
+}
+
+// load brings back the tokens the API made.
+func (j *JoinTokens) load(st *store.Store) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.made = map[[32]byte]time.Time{}
+	var bad error
+	err := st.View(func(tx *store.Tx) error {
+		tx.Range(madeBucket, nil, func(k, v []byte) bool {
+			expires, err := strconv.ParseInt(string(v), 10, 64)
+			if bad = err; err != nil || len(k) != sha256.Size {
+				bad = fmt.Errorf("%w: stored token %x", ErrToken, k)
+				return false
+			}
+			j.made[[32]byte(k)] = time.Unix(expires, 0)
+			return true
+		})
+		return bad
+	})
+	return err
+}
+
+// add makes a token known, in the transaction that stores it, and drops those
+// that expired.
+func (j *JoinTokens) add(tx *store.Tx, hash [32]byte, expires, now time.Time) error {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	for h, end := range j.made {
+		if now.After(end) {
+			delete(j.made, h)
+			if err := tx.Delete(madeBucket, h[:]); err != nil {
+				return err
+			}
+		}
+	}
+	if err := tx.Put(madeBucket, hash[:], fmt.Append(nil, expires.Unix())); err != nil {
+		return err
+	}
+	j.made[hash] = expires
+	return nil
+}
+
+// expiry returns until when a token is good; zero if it is unknown.
+func (j *JoinTokens) expiry(hash [32]byte) time.Time {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	if i := slices.IndexFunc(j.tokens, func(t Token) bool { return t.Hash == hash }); i >= 0 {
+		return j.tokens[i].Expires
+	}
+	return j.made[hash]
 }
 
 // Type returns "join_token".
@@ -96,11 +157,7 @@ func (j *JoinTokens) Type() string { return "join_token" }
 func (j *JoinTokens) Attest(_ context.Context, e Evidence, _ func([]byte) ([]byte, error)) (Attested, error) {
 	// Looked up by its hash: how long the comparison takes tells nothing of the token.
 	hash := sha256.Sum256(e.Payload)
-	j.mu.Lock()
-	tokens := j.tokens
-	j.mu.Unlock()
-	i := slices.IndexFunc(tokens, func(t Token) bool { return t.Hash == hash })
-	if i < 0 || !e.Now.Before(tokens[i].Expires) {
+	if !e.Now.Before(j.expiry(hash)) {
 		return Attested{}, ErrToken
 	}
 	return Attested{

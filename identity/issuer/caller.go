@@ -96,6 +96,15 @@ func (s *Server) caller(ctx context.Context, now time.Time) (caller, error) {
 	return c, nil
 }
 
+// reach returns the entries of d the caller may ask for, sorted.
+func (c caller) reach(d *directory) []string {
+	var shows []string
+	if c.id == c.agent {
+		shows = append(c.record.Selectors, "spiffe_id:"+c.id.String())
+	}
+	return d.reach(c.id, shows, time.Now())
+}
+
 // standing turns the hook's answer into a status. A quarantine may be lifted, so
 // it is not SPIRE's AGENT_BANNED, at which an agent shuts down for good.
 func (s *Server) standing(id spiffeid.ID) error {

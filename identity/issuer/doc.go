@@ -22,6 +22,27 @@
 // (AGENT_EXPIRED), as SPIRE does. The certificate is verified again in every
 // call, so a long connection outlives neither an expiry nor a ban.
 //
+// # The operator's socket
+//
+// ServeLocal answers on a unix socket of mode 0600 what the stock spire-server
+// command asks: Agent (list, count, show, ban, evict, token), Entry (all of it),
+// Bundle (show, count, list), LocalAuthority (X509 and JWT), grpc.health. Ban and
+// eviction hold from the next call on, on live connections too. Every change is a
+// leaf, admin.action.
+//
+// Entries come from files and from the socket. Those of files have IDs that begin
+// with "file-", change only with the files, and win: an entry of the socket that
+// contradicts one is kept and out of force. An entry below /spire/server is an
+// alias: an ID of every agent that shows its selectors.
+//
+// # Rotation
+//
+// An authority is prepared, activated, tainted and retired, in this order. It is
+// in the bundle from the first step to the last. A root is activated only when the
+// region's trust record names it. Retiring is refused while an identity that the
+// authority signed is valid; the answer says whose. When an authority becomes
+// active, the one before is old and signs nothing.
+//
 // # Names
 //
 // Evidence of type T about N gives the agent ID /spire/agent/T/N. An [Entry]
@@ -41,7 +62,9 @@
 //
 // Bucket issuer/agents holds one record for each agent ID: what was attested,
 // which serial number is the active one, whether it is banned. Bucket
-// issuer/tokens holds join tokens that are spent.
+// issuer/tokens holds join tokens that are spent, issuer/tokens-made those of the
+// socket by hash and expiry, issuer/entries its entries, and issuer/live until
+// when what each authority signed for each ID is valid.
 //
 // Keys are files of mode 0600 in one folder. Each root or JWT key has a file of
 // its own; authorities.json says which of them is prepared, active or old:

@@ -93,7 +93,7 @@ func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issu
 	}
 	err = s.cfg.Store.Update(func(tx *store.Tx) error {
 		for _, l := range leaves {
-			if err := leaf(tx, leafIssue, l); err != nil {
+			if err := l.write(tx); err != nil {
 				return err
 			}
 		}

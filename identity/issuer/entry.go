@@ -23,15 +23,19 @@ var ErrEntry = errors.New("registration entry refused")
 // attestor says it, so no workload can ever match a node's own name.
 const nodeSelector = "bailiwick:node"
 
+// fileID begins the IDs of entries that come from files.
+const fileID = "file-"
+
 // Entry gives SPIFFEID to whoever holds ParentID and, for a workload, shows all
 // the selectors.
 type Entry struct {
 	// SPIFFEID is given. In the region, not below /spire/.
 	SPIFFEID spiffeid.ID
-	// ParentID is an agent ID (/spire/agent/...) or an ID another entry gives.
+	// ParentID is an agent ID (/spire/agent/...) or an ID another entry gives. It
+	// is /spire/server for a node alias: an ID of all agents that show the selectors.
 	ParentID spiffeid.ID
 	// Selectors are type:value pairs as in SPIRE, such as unix:uid:1000.
-	// Required for a workload, absent for a node.
+	// Required for a workload and an alias, absent for a node.
 	Selectors []string
 	// Class is the limits class of a node, "node" if empty. Absent for a workload.
 	Class string
@@ -64,8 +68,8 @@ func (e Entry) isNode() bool {
 	return err == nil && isAgent(e.ParentID)
 }
 
-// id names the entry by its content, so an entry that changes is another one
-// and a revision number is not needed.
+// id names an entry of a file by its content, so an entry that changes is another
+// one and a revision number is not needed.
 func (e Entry) id() string {
 	var expires int64
 	if !e.Expires.IsZero() {
@@ -74,10 +78,10 @@ func (e Entry) id() string {
 	b, err := statement.Marshal([]any{e.SPIFFEID.String(), e.ParentID.String(), e.Selectors, e.Class, int64(e.X509TTL), e.DNSNames, e.Hint,
 		int64(e.JWTTTL), tdNames(e.FederatesWith), expires})
 	if err != nil {
-		panic(err) // strings and an integer: always encodes
+		panic(err) // strings and integers: always encodes
 	}
 	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:16])
+	return fileID + hex.EncodeToString(sum[:16])
 }
 
 func tdNames(tds []spiffeid.TrustDomain) []string {
@@ -86,54 +90,6 @@ func tdNames(tds []spiffeid.TrustDomain) []string {
 		out = append(out, td.Name())
 	}
 	return out
-}
-
-// directory is the set of entries, indexed. It is immutable.
-type directory struct {
-	byID     map[string]Entry
-	children map[spiffeid.ID][]string    // parent -> entry IDs, sorted
-	agents   map[spiffeid.ID]spiffeid.ID // node ID -> its agent ID
-}
-
-func newDirectory(td spiffeid.TrustDomain, entries []Entry) (*directory, error) {
-	d := &directory{byID: map[string]Entry{}, children: map[spiffeid.ID][]string{}, agents: map[spiffeid.ID]spiffeid.ID{}}
-	nodes := map[spiffeid.ID]spiffeid.ID{} // agent ID -> node ID
-	var errs []error
-	for i, e := range entries {
-		refuse := func(format string, args ...any) {
-			errs = append(errs, fmt.Errorf("%w: entry %d (%s): %s", ErrEntry, i, e.SPIFFEID, fmt.Sprintf(format, args...)))
-		}
-		if err := e.check(td); err != nil {
-			refuse("%v", err)
-			continue
-		}
-		if e.isNode() {
-			if other, ok := d.agents[e.SPIFFEID]; ok {
-				refuse("two machines cannot be one node: its parent is also %s", other)
-				continue
-			}
-			if other, ok := nodes[e.ParentID]; ok {
-				refuse("one machine cannot be two nodes: its parent is also node %s", other)
-				continue
-			}
-			if e.Class == "" {
-				e.Class = "node"
-			}
-			e.Selectors = []string{nodeSelector}
-			d.agents[e.SPIFFEID], nodes[e.ParentID] = e.ParentID, e.SPIFFEID
-		}
-		id := e.id()
-		if _, ok := d.byID[id]; ok {
-			refuse("it stands there twice")
-			continue
-		}
-		d.byID[id] = e
-		d.children[e.ParentID] = append(d.children[e.ParentID], id)
-	}
-	for _, ids := range d.children {
-		slices.Sort(ids)
-	}
-	return d, errors.Join(errs...)
 }
 
 func (e Entry) check(td spiffeid.TrustDomain) error {
@@ -168,31 +124,4 @@ func (e Entry) check(td spiffeid.TrustDomain) error {
 		}
 	}
 	return nil
-}
-
-// reach returns the IDs of all entries that lead from holder down, sorted.
-func (d *directory) reach(holder spiffeid.ID) []string {
-	seen := map[string]bool{}
-	var out []string
-	for todo := []spiffeid.ID{holder}; len(todo) > 0; todo = todo[1:] {
-		for _, id := range d.children[todo[0]] {
-			if !seen[id] {
-				seen[id] = true
-				out = append(out, id)
-				todo = append(todo, d.byID[id].SPIFFEID)
-			}
-		}
-	}
-	slices.Sort(out)
-	return out
-}
-
-// node returns the entry that names the machine behind an agent ID.
-func (d *directory) node(agent spiffeid.ID) (Entry, bool) {
-	for _, id := range d.children[agent] {
-		if e := d.byID[id]; e.isNode() {
-			return e, true
-		}
-	}
-	return Entry{}, false
 }

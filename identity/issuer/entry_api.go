@@ -31,8 +31,8 @@ func (s entryAPI) GetAuthorizedEntries(ctx context.Context, req *entryv1.GetAuth
 	}
 	d := s.entries.Load()
 	out := &entryv1.GetAuthorizedEntriesResponse{}
-	for _, id := range d.reach(c.id) {
-		out.Entries = append(out.Entries, entryMessage(id, d.byID[id], req.GetOutputMask()))
+	for _, id := range c.reach(d) {
+		out.Entries = append(out.Entries, entryMessage(d.byID[id], req.GetOutputMask()))
 	}
 	return out, nil
 }
@@ -56,7 +56,7 @@ func (s entryAPI) SyncAuthorizedEntries(stream entryv1.Entry_SyncAuthorizedEntri
 		return status.Error(codes.InvalidArgument, "revision_number cannot be masked")
 	}
 	d := s.entries.Load() // one view for the whole stream
-	ids := d.reach(c.id)
+	ids := c.reach(d)
 	if len(ids) <= pageSize {
 		return send(stream, d, ids, mask)
 	}
@@ -65,7 +65,7 @@ func (s entryAPI) SyncAuthorizedEntries(stream entryv1.Entry_SyncAuthorizedEntri
 		out := &entryv1.SyncAuthorizedEntriesResponse{More: len(page) > pageSize}
 		for _, id := range page[:min(pageSize, len(page))] {
 			allowed[id] = true
-			out.EntryRevisions = append(out.EntryRevisions, &entryv1.EntryRevision{Id: id})
+			out.EntryRevisions = append(out.EntryRevisions, revision(d.byID[id]))
 		}
 		if err := stream.Send(out); err != nil {
 			return err
@@ -80,6 +80,9 @@ func (s entryAPI) SyncAuthorizedEntries(stream entryv1.Entry_SyncAuthorizedEntri
 		}
 		if req.GetOutputMask() != nil {
 			return status.Error(codes.InvalidArgument, "only the first request may have a mask")
+		}
+		if _, err := s.caller(stream.Context(), time.Now()); err != nil { // banned or evicted meanwhile
+			return err
 		}
 		var want []string
 		for _, id := range req.GetIds() {
@@ -99,7 +102,7 @@ func send(stream entryv1.Entry_SyncAuthorizedEntriesServer, d *directory, ids []
 		n := min(pageSize, len(ids))
 		out := &entryv1.SyncAuthorizedEntriesResponse{More: len(ids) > n}
 		for _, id := range ids[:n] {
-			out.Entries = append(out.Entries, entryMessage(id, d.byID[id], mask))
+			out.Entries = append(out.Entries, entryMessage(d.byID[id], mask))
 		}
 		if err := stream.Send(out); err != nil {
 			return err
@@ -110,9 +113,17 @@ func send(stream entryv1.Entry_SyncAuthorizedEntriesServer, d *directory, ids []
 	}
 }
 
+func revision(e registered) *entryv1.EntryRevision {
+	r := &entryv1.EntryRevision{Id: e.ID, RevisionNumber: e.Revision}
+	if !e.Created.IsZero() {
+		r.CreatedAt = e.Created.Unix()
+	}
+	return r
+}
+
 // entryMessage shows an entry; a nil mask shows all of it.
-func entryMessage(id string, e Entry, mask *types.EntryMask) *types.Entry {
-	out := &types.Entry{Id: id}
+func entryMessage(e registered, mask *types.EntryMask) *types.Entry {
+	out := &types.Entry{Id: e.ID}
 	show := func(field bool) bool { return mask == nil || field }
 	if show(mask.GetSpiffeId()) {
 		out.SpiffeId = idMessage(e.SPIFFEID)
@@ -139,6 +150,12 @@ func entryMessage(id string, e Entry, mask *types.EntryMask) *types.Entry {
 	}
 	if show(mask.GetExpiresAt()) && !e.Expires.IsZero() {
 		out.ExpiresAt = e.Expires.Unix()
+	}
+	if show(mask.GetRevisionNumber()) {
+		out.RevisionNumber = e.Revision
+	}
+	if show(mask.GetCreatedAt()) && !e.Created.IsZero() {
+		out.CreatedAt = e.Created.Unix()
 	}
 	if show(mask.GetDnsNames()) {
 		out.DnsNames = e.DNSNames

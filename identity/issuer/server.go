@@ -109,8 +109,13 @@ type Server struct {
 	td      spiffeid.TrustDomain
 	entries atomic.Pointer[directory]
 	kinds   map[string]Attestor
-	limits  limits
-	log     *slog.Logger
+	tokens  *JoinTokens // nil: none are taken
+
+	changing sync.Mutex // held while entries change; guards files
+	files    []Entry
+
+	limits limits
+	log    *slog.Logger
 
 	attested, issued, refused *prometheus.CounterVec
 
@@ -154,6 +159,12 @@ func New(cfg Config) (*Server, error) {
 			return nil, fmt.Errorf("%w: two attestors of type %q", ErrConfig, a.Type())
 		}
 		s.kinds[a.Type()] = a
+		if j, ok := a.(*JoinTokens); ok {
+			s.tokens = j
+			if err := j.load(cfg.Store); err != nil {
+				return nil, err
+			}
+		}
 	}
 	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
 		return promauto.With(cfg.Metrics).NewCounterVec(prometheus.CounterOpts{Namespace: "bailiwick", Subsystem: "issuer", Name: name, Help: help}, labels)
@@ -162,17 +173,6 @@ func New(cfg Config) (*Server, error) {
 	s.issued = counter("issued_total", "Certificates and endorsements signed, by sort.", "what")
 	s.refused = counter("refused_total", "Requests refused to verified callers, by sort.", "what")
 	return s, s.SetEntries(cfg.Entries)
-}
-
-// SetEntries replaces all entries, or none if one of them cannot be; the error
-// names each, and matches ErrEntry.
-func (s *Server) SetEntries(entries []Entry) error {
-	d, err := newDirectory(s.td, entries)
-	if err != nil {
-		return err
-	}
-	s.entries.Store(d)
-	return nil
 }
 
 // Serve answers on l, which it closes, until ctx ends; calls under way then get
@@ -214,13 +214,16 @@ func serve(ctx context.Context, g *grpc.Server, l net.Listener) error {
 	return fmt.Errorf("issuer on %s: %w", l.Addr(), err)
 }
 
-// tend looks after the JWT keys until ctx ends.
+// tend looks after the JWT keys and the book of live identities until ctx ends.
 func (s *Server) tend(ctx context.Context) {
 	tick := time.NewTicker(tendEvery)
 	defer tick.Stop()
 	for {
 		if err := s.cfg.CA.Tend(time.Now()); err != nil {
 			s.log.Error("JWT keys could not be rotated", "err", err)
+		}
+		if err := s.forget(time.Now()); err != nil {
+			s.log.Error("the book of live identities could not be tidied", "err", err)
 		}
 		select {
 		case <-ctx.Done():
@@ -282,7 +285,7 @@ func (s *Server) GetX509SVID() (*x509svid.SVID, error) {
 		return nil, fmt.Errorf("certify the issuer itself: %w", err)
 	}
 	if err := s.cfg.Store.Update(func(tx *store.Tx) error {
-		return leaf(tx, leafIssue, issuedLeaf("server", id, id, cert))
+		return issuedLeaf("server", id, id, cert).write(tx)
 	}); err != nil {
 		return nil, fmt.Errorf("certify the issuer itself: %w", err)
 	}

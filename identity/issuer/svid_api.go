@@ -34,7 +34,7 @@ func (s svidAPI) BatchNewX509SVID(ctx context.Context, req *svidv1.BatchNewX509S
 		return nil, status.Errorf(codes.InvalidArgument, "%d requests, want 1 to %d", n, pageSize)
 	}
 	d := s.entries.Load()
-	mine := d.reach(c.id)
+	mine := c.reach(d)
 	out := &svidv1.BatchNewX509SVIDResponse{}
 	var issued []issueLeaf
 	var refused []refuseLeaf
@@ -49,7 +49,7 @@ func (s svidAPI) BatchNewX509SVID(ctx context.Context, req *svidv1.BatchNewX509S
 			refused = append(refused, refuseLeaf{What: "svid", To: c.id.String(), Why: "no such entry for the caller"})
 			continue
 		}
-		e := d.byID[p.GetEntryId()]
+		e := d.byID[p.GetEntryId()].Entry
 		cert, err := s.issueFor(c, e, p.GetCsr(), now)
 		if err != nil {
 			code := codes.Internal
@@ -74,7 +74,7 @@ func (s svidAPI) BatchNewX509SVID(ctx context.Context, req *svidv1.BatchNewX509S
 	}
 	err = s.cfg.Store.Update(func(tx *store.Tx) error {
 		for _, l := range issued {
-			if err := leaf(tx, leafIssue, l); err != nil {
+			if err := l.write(tx); err != nil {
 				return err
 			}
 		}
@@ -104,7 +104,7 @@ func (s svidAPI) NewJWTSVID(ctx context.Context, req *svidv1.NewJWTSVIDRequest) 
 		return nil, s.refuse("jwt", c.id, c.id, err)
 	}
 	d := s.entries.Load()
-	if _, ok := slices.BinarySearch(d.reach(c.id), req.GetEntryId()); !ok {
+	if _, ok := slices.BinarySearch(c.reach(d), req.GetEntryId()); !ok {
 		return nil, s.refuse("jwt", c.id, c.id, status.Error(codes.NotFound, "no such entry for you"))
 	}
 	e := d.byID[req.GetEntryId()]
@@ -124,7 +124,7 @@ func (s svidAPI) NewJWTSVID(ctx context.Context, req *svidv1.NewJWTSVIDRequest) 
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	err = s.cfg.Store.Update(func(tx *store.Tx) error {
-		return leaf(tx, leafIssue, issueLeaf{What: "jwt", To: c.id.String(), ID: e.SPIFFEID.String(), Key: []byte(j.kid), NotAfter: j.Expires.Unix()})
+		return issueLeaf{What: "jwt", To: c.id.String(), ID: e.SPIFFEID.String(), Key: []byte(j.kid), NotAfter: j.Expires.Unix(), authority: j.kid}.write(tx)
 	})
 	if err != nil {
 		return nil, unavailable(err)
