@@ -74,7 +74,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 unreachable, 4 denied, 5 degraded.`,
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
 	flags := root.PersistentFlags()
 	flags.VarP(&o.format, "output", "o", "output format")
-	flags.StringVar(&o.socket, "socket", "", "control socket of the node to ask (default: the dev fleet of this folder, else "+systemSocket+")")
+	flags.StringVar(&o.socket, "socket", "", "control socket to ask (default: this folder's dev fleet, else\n"+systemSocket+")")
 	flags.StringVar(&o.node, "node", "", "node of the dev fleet to ask")
 	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = root.RegisterFlagCompletionFunc("node", completeNodes)

@@ -21,7 +21,8 @@ func whyCommand(o *options) *cobra.Command {
 		Use:   "why [ID|last]",
 		Short: "Explain a recorded decision: who, what, level, rule, file and line, input",
 		Long: `Why prints one recorded decision and everything it was made from. "last" is the
-newest denial; in a dev fleet, the newest of all nodes. An ID may be shortened.`,
+newest denial; in a dev fleet, the newest of all nodes. Older IDs are in the
+trail: bailiwick trail tail. An ID may be shortened to no less than four digits.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			id := "last"

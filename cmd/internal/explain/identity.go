@@ -73,6 +73,30 @@ var identities = []Entry{
 		Fix:     "Send the request again. If it repeats, report it with the issuer's log: it is a mistake in the program.",
 	},
 	{
+		Code: "BW4054", Is: issuer.ErrAudience, Exit: Usage,
+		Title:   "A JWT-SVID was asked for without saying for whom",
+		Meaning: "A token without an audience could be replayed to anyone, and one for many to each of them. None was signed.",
+		Fix:     "Ask for 1 to 32 audiences: the SPIFFE IDs or names of the services that will read the token.",
+	},
+	{
+		Code: "BW4055", Is: issuer.ErrAuthority,
+		Title:   "A signing authority is not ready for this step",
+		Meaning: "Rotation goes in the order prepare, publish, activate, taint, retire, and this step is not the next one, or the authority is unknown. Nothing was changed.",
+		Fix:     "Look at the state of the region's authorities, and take the step that is due.",
+	},
+	{
+		Code: "BW4056", Is: issuer.ErrAuthorityInUse,
+		Title:   "A signing authority is still needed",
+		Meaning: "Identities that are still valid were signed by it, and would be refused everywhere without it. It was kept.",
+		Fix:     "Taint it, so that its identities are renewed early, and retire it when those that the message names are gone.",
+	},
+	{
+		Code: "BW4057", Is: issuer.ErrUnpublished,
+		Title:   "The new signing root is not in the region's trust record",
+		Meaning: "Other nodes and regions would refuse what it signs, so it does not sign yet. The old one still does.",
+		Fix:     "Have the global authority sign a trust record that names the new root, distribute it, and activate the root then.",
+	},
+	{
 		Code: "BW4011", Is: spire.ErrBanned, Exit: Denied,
 		Title:   "This machine is banned by its issuer",
 		Meaning: "The issuer refuses this node for good, most likely because it was quarantined or its entry was removed.",
