@@ -97,11 +97,17 @@ var alertMeaning = map[tls.AlertError]string{
 	alertBadCertificate:     "it does not trust our certificate",
 	alertCertificateExpired: "our certificate is outside its validity, by its clock",
 	alertUnknownCA:          "it has no trust bundle for our trust domain",
-	alertAccessDenied:       "our identity is not welcome for this kind of connection",
 	alertUnrecognizedName:   "it does not serve that name",
 	alertCertRequired:       "it wants a certificate and we showed none",
 	alertNoProtocol:         "it does not speak this protocol",
 }
+
+// errUnwelcome is the answer of a peer that verified who we are, and then said no.
+var errUnwelcome = errors.New("our identity is not welcome for this kind of connection")
+
+// Unwelcome reports whether an error says that the peer verified this node's
+// identity and does not want it: it may be contained there.
+func Unwelcome(err error) bool { return errors.Is(err, errUnwelcome) }
 
 // explain turns whatever ended or prevented a connection into an error of this
 // package. quic-go's types stay here.
@@ -115,12 +121,17 @@ func explain(err error) error {
 		return fmt.Errorf("%w here: %s", ErrClosed, app.ErrorMessage)
 	case errors.As(err, &app):
 		switch app.ErrorCode {
-		case codeUnauthorized, codeUntrusted, codeHello, codeBusy:
+		case codeUnauthorized:
+			return fmt.Errorf("%w: %s%.0w", ErrPeerRefused, printable(app.ErrorMessage), errUnwelcome)
+		case codeUntrusted, codeHello, codeBusy:
 			return fmt.Errorf("%w: %s", ErrPeerRefused, printable(app.ErrorMessage))
 		}
 		return fmt.Errorf("%w by the peer: %s", ErrClosed, printable(app.ErrorMessage))
 	case errors.As(err, &tr) && tr.Remote && tr.ErrorCode.IsCryptoError():
 		alert := tls.AlertError(tr.ErrorCode - 0x100)
+		if alert == alertAccessDenied {
+			return fmt.Errorf("%w: %w", ErrPeerRefused, errUnwelcome)
+		}
 		if why, ok := alertMeaning[alert]; ok {
 			return fmt.Errorf("%w: %s", ErrPeerRefused, why)
 		}

@@ -105,6 +105,9 @@ func TestWhoIsRefused(t *testing.T) {
 			if !errors.Is(err, tt.err) || !strings.Contains(err.Error(), tt.text) {
 				t.Errorf("got %v\nwant %v with %q", err, tt.err, tt.text)
 			}
+			if want := strings.HasPrefix(tt.name, "not "); Unwelcome(err) != want {
+				t.Errorf("unwelcome is %v, want %v: %v", !want, want, err)
+			}
 			if len(a.Peers()) != 0 || len(a.events()) != 0 {
 				t.Errorf("a refused peer was reported: %v, %v", a.Peers(), a.events())
 			}

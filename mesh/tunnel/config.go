@@ -56,6 +56,9 @@ type Config struct {
 	// Decide decides and records, in that order, before it returns. It gets
 	// everything of the input but Time.Trusted and Policy, which it sets.
 	Decide func(context.Context, policy.Input) policy.Decision
+	// Stay is Decide for a connection that was admitted and is asked about
+	// again. Nil: Decide.
+	Stay func(context.Context, policy.Input) policy.Decision
 	// Refused is told of every refused connection, to record it; Refusal.Recorded
 	// tells which Decide has recorded already. Nil is allowed.
 	Refused func(Refusal)

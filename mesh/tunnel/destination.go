@@ -129,7 +129,7 @@ func (p *Proxy) enter(f *flow, service string, v visitor, r *Refusal) (*net.TCPC
 	if err != nil {
 		return nil, err
 	}
-	again := func() (Target, error) {
+	ask := func(when moment) (Target, error) {
 		t, err := p.cfg.Serve(service)
 		if err != nil {
 			return t, fmt.Errorf("%w: %q: %w", ErrNoTarget, service, err)
@@ -137,13 +137,13 @@ func (p *Proxy) enter(f *flow, service string, v visitor, r *Refusal) (*net.TCPC
 		if t.SVID.ID != v.owner {
 			return t, fmt.Errorf("%w: %q is served by %s, not by %s", ErrNoTarget, service, t.SVID.ID, v.owner)
 		}
-		d := p.decide(f.ctx, policy.Accept, p.cfg.Peer(v.workload, v.node), p.cfg.Peer(v.owner, self.ID), t.Service)
+		d := p.decide(f.ctx, when, policy.Accept, p.cfg.Peer(v.workload, v.node), p.cfg.Peer(v.owner, self.ID), t.Service)
 		if !d.Allow {
 			return t, denial(d)
 		}
 		return t, nil
 	}
-	t, err := again()
+	t, err := ask(isNew)
 	if err != nil {
 		if d := (*Denied)(nil); errors.As(err, &d) {
 			return nil, r.denied(d)
@@ -155,7 +155,7 @@ func (p *Proxy) enter(f *flow, service string, v visitor, r *Refusal) (*net.TCPC
 		return nil, err
 	}
 	f.part(func() { abort(c) })
-	f.admitted(v.node, func() error { _, err := again(); return err })
+	f.admitted(v.node, func() error { _, err := ask(isLive); return err })
 	return c, nil
 }
 

@@ -247,14 +247,26 @@ func (p *Proxy) Stats() (s Stats) {
 	return s
 }
 
+// moment says whether a connection is new or was admitted before.
+type moment bool
+
+const (
+	isNew  moment = false
+	isLive moment = true
+)
+
 // decide asks policy about one connection.
-func (p *Proxy) decide(ctx context.Context, action string, source, destination policy.Peer, svc policy.Service) policy.Decision {
+func (p *Proxy) decide(ctx context.Context, when moment, action string, source, destination policy.Peer, svc policy.Service) policy.Decision {
 	self, err := p.self()
 	if err != nil {
 		return policy.Decision{Kind: policy.Connect, Rule: policy.RuleInput, Reason: err.Error()}
 	}
 	here := p.cfg.Peer(self.ID, self.ID)
-	return p.cfg.Decide(ctx, policy.Input{
+	decide := p.cfg.Decide
+	if when == isLive && p.cfg.Stay != nil {
+		decide = p.cfg.Stay
+	}
+	return decide(ctx, policy.Input{
 		V: policy.InputVersion, Kind: policy.Connect, Time: policy.Time{Unix: time.Now().Unix()},
 		Self: &here, Source: &source, Destination: &destination, Service: &svc,
 		Action: &policy.Action{Name: action},

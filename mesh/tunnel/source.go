@@ -127,7 +127,7 @@ func (j *journey) owners() []route.Owner {
 // try decides about one owner and carries the connection there. Nil means that
 // it was carried, to whatever end.
 func (j *journey) try(o route.Owner, r *Refusal) error {
-	d := j.decide(o)
+	d := j.decide(isNew, o)
 	if !d.Allow {
 		return denial(d)
 	}
@@ -212,14 +212,14 @@ func (j *journey) again(o route.Owner) error {
 	if !slices.Contains(svc.Allowed, o.Workload) {
 		return fmt.Errorf("%w: %s may not answer for it any more", ErrNoOwner, o.Workload)
 	}
-	if d := j.decide(o); !d.Allow {
+	if d := j.decide(isLive, o); !d.Allow {
 		return denial(d)
 	}
 	return nil
 }
 
-func (j *journey) decide(o route.Owner) policy.Decision {
-	return j.p.decide(j.f.ctx, policy.Dial, j.p.cfg.Peer(j.svid.ID, j.self), j.p.cfg.Peer(o.Workload, o.Node), j.svc.Service)
+func (j *journey) decide(when moment, o route.Owner) policy.Decision {
+	return j.p.decide(j.f.ctx, when, policy.Dial, j.p.cfg.Peer(j.svid.ID, j.self), j.p.cfg.Peer(o.Workload, o.Node), j.svc.Service)
 }
 
 // traceparent starts a trace (W3C Trace Context, version 00, sampled).

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -274,6 +275,29 @@ func TestRecheck(t *testing.T) {
 			wantReset(t, c)
 		})
 	}
+}
+
+// TestStay: what a new connection may not do any more, a live one may go on with.
+func TestStay(t *testing.T) {
+	f, a, b := pair(t)
+	b.serve(target(t, echo("b")))
+	for _, n := range []*testNode{a, b} {
+		n.cfg.Stay = func(_ context.Context, in policy.Input) policy.Decision {
+			return policy.Decision{Allow: true, ID: "s-" + in.Action.Name}
+		}
+	}
+	c := a.dial(t)
+	io.ReadFull(c, make([]byte, 2))
+	f.set(func() { f.deny = policy.Dial })
+	a.Recheck()
+	b.Recheck()
+	if _, err := c.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
+		t.Fatalf("a live connection that may stay: %v", err)
+	}
+	wantReset(t, a.dial(t))
 }
 
 func TestRenewal(t *testing.T) {

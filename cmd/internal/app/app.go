@@ -34,6 +34,7 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
+	"github.com/bailiwick-mesh/bailiwick/attest/trail"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control"
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
@@ -68,7 +69,8 @@ type App struct {
 	dir       *directory
 	subjects  *subjects
 
-	beginning sync.Mutex // held while feed and trail move to another epoch
+	beginning sync.Mutex    // held while feed and trail move to another epoch
+	recheck   chan struct{} // to watchTrust: what live connections rest on has changed
 
 	authority *authority.Authority // nil unless this node is it
 	issuer    *issuer.Server       // nil unless this node is one
@@ -96,12 +98,15 @@ func Run(ctx context.Context, c config.Config, version string, log *slog.Logger)
 	if err != nil {
 		return err
 	}
-	return errors.Join(a.Run(ctx), a.Stop())
+	if err = a.Run(ctx); err == nil {
+		err = a.leaf(trail.NodeStop, map[string]any{})
+	}
+	return errors.Join(err, a.Stop())
 }
 
 // New builds a node; nothing of it runs yet.
 func New(c config.Config, version string, log *slog.Logger) (*App, error) {
-	a := &App{cfg: c, version: version, log: log, metrics: prometheus.NewRegistry()}
+	a := &App{cfg: c, version: version, log: log, metrics: prometheus.NewRegistry(), recheck: make(chan struct{}, 1)}
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, step := range []func() error{
 		a.openState, a.openTrust, a.openPolicy, a.openStanding, a.openCredentials,
@@ -240,9 +245,11 @@ func (a *App) openLink() (err error) {
 	a.peering = &peering{
 		self: a.cfg.Node, link: a.link, replica: a.replica, gateway: a.gateway, standing: a.standing, dir: a.dir,
 		seeds: a.cfg.Mesh.Join, gateways: a.cfg.Mesh.Gateways, log: a.log,
+		shutOut: a.creds.want, // the issuer says why, and has the new epoch once it is released
 	}
 	a.peering.start()
 	a.serf = newMembership(a.cfg.Node, a.link, a.dir, a.verify, a.creds, a.cfg.Mesh.Advertise, a.log, a.metrics)
+	a.lease.onMode = a.onMode
 	a.lease.connected = func(id spiffeid.ID) bool { _, ok := a.link.Conn(id); return ok }
 	return nil
 }

@@ -32,6 +32,7 @@ import (
 const (
 	enrolTimeout = 30 * time.Second
 	syncEvery    = 30 * time.Second // how often registration entries are looked at
+	lostRetries  = 4                // failures after which a node without an identity waits no longer: 8 s
 	wantPause    = 15 * time.Second // between enrolments that are wanted before they are due
 )
 
@@ -66,6 +67,7 @@ type credentials struct {
 	enrol     func(context.Context) error // renew; tests have another
 	attestNow chan chan error             // to run
 	wanted    chan struct{}               // to run: an enrolment would help, see want
+	afresh    chan struct{}               // to run: the same, and earlier tries say nothing any more
 }
 
 // holdings is everything issued, as of one moment. It is never changed.
@@ -92,7 +94,7 @@ type workload struct {
 }
 
 func newCredentials(c config.Config, m *machine, set *trust.Set, v *vault, st *store.Store, log *slog.Logger) *credentials {
-	creds := &credentials{cfg: c, machine: m, trust: set, vault: v, st: st, log: log, changed: make(chan struct{}), attestNow: make(chan chan error), wanted: make(chan struct{}, 1)}
+	creds := &credentials{cfg: c, machine: m, trust: set, vault: v, st: st, log: log, changed: make(chan struct{}), attestNow: make(chan chan error), wanted: make(chan struct{}, 1), afresh: make(chan struct{}, 1)}
 	creds.enrol = creds.renew
 	return creds
 }
@@ -162,6 +164,14 @@ func (c *credentials) want() {
 	}
 }
 
+// wantAfresh is want after something changed in this node's favour.
+func (c *credentials) wantAfresh() {
+	select {
+	case c.afresh <- struct{}{}:
+	default:
+	}
+}
+
 func (c *credentials) note(err error, due time.Time) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -190,6 +200,9 @@ func (c *credentials) run(ctx context.Context) error {
 		case <-c.wanted:
 			wanted = true
 			continue
+		case <-c.afresh:
+			wanted, failures, last = true, 0, time.Time{}
+			continue
 		case <-time.After(min(time.Until(at), syncEvery)):
 		}
 		if asked == nil && time.Now().Before(at) {
@@ -213,6 +226,9 @@ func (c *credentials) run(ctx context.Context) error {
 		}
 		failures++
 		retry = schedule.Retry(last, failures)
+		if schedule.Expired(last) {
+			retry = schedule.Retry(last, min(failures, lostRetries)) // nobody meets it: the issuer's return must not go unnoticed
+		}
 		since := schedule.Due()
 		if last.Before(since) {
 			since = time.Time{} // it was asked for early: nothing is overdue

@@ -62,6 +62,10 @@ func TestWantedEnrolment(t *testing.T) {
 				}
 			}()
 		}, []error{nil}, func(at []time.Duration) bool { return len(at) >= 4 && len(at) <= 5 }},
+		"released meanwhile": {time.Minute, func(c *credentials) {
+			c.want()
+			time.AfterFunc(40*time.Second, c.wantAfresh)
+		}, []error{refused}, func(at []time.Duration) bool { return slices.Contains(at, 40*time.Second) }},
 		"refused for ever": {time.Hour / 4, (*credentials).want, []error{refused}, func(at []time.Duration) bool { return len(at) > 5 && len(at) < 20 }},
 	} {
 		t.Run(name, func(t *testing.T) {

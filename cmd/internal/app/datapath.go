@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -19,6 +20,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/mesh/route"
 	"github.com/bailiwick-mesh/bailiwick/mesh/tunnel"
 	"github.com/bailiwick-mesh/bailiwick/policy"
+	"github.com/bailiwick-mesh/bailiwick/policy/authority"
 )
 
 // meshSuffix ends every full service name: <service>.<region>.mesh.
@@ -50,7 +52,7 @@ func (a *App) openDataPath() (err error) {
 		Link: a.link, Bundles: a.trust, NodeSVID: &a.creds.node, Region: a.dir.region(a.cfg.Node.TrustDomain()), Listeners: listeners,
 		Workload: d.workload, Resolve: d.resolve, Serve: d.serve, Node: d.app.standing.admits, Endorsed: d.endorse, Endorsement: func() []byte { return a.creds.now().endorsement },
 		Peer:   func(id, node spiffeid.ID) policy.Peer { return *a.subjects.workload(id, node) },
-		Decide: d.decide, Refused: d.refused, Log: a.log, Metrics: a.metrics,
+		Decide: d.decide, Stay: d.stay, Refused: d.refused, Log: a.log, Metrics: a.metrics,
 	})
 	if err != nil {
 		return err
@@ -171,14 +173,21 @@ func (d *dataPath) endorsed(id spiffeid.ID) policyAttestation {
 	return d.foreign[id]
 }
 
-// decide asks policy, unless the lease has run out, and records the answer.
+// decide asks policy about a new connection and records the answer, unless the
+// lease has run out.
 func (d *dataPath) decide(ctx context.Context, in policy.Input) policy.Decision {
+	return d.ask(ctx, in, authority.Mode.MayConnect)
+}
+
+// stay is decide for a connection that was admitted before.
+func (d *dataPath) stay(ctx context.Context, in policy.Input) policy.Decision {
+	return d.ask(ctx, in, authority.Mode.MayStay)
+}
+
+func (d *dataPath) ask(ctx context.Context, in policy.Input, may func(authority.Mode) bool) policy.Decision {
 	in.Time.Trusted = true
-	if status, _, _ := d.app.lease.status(time.Now()); !status.Mode.MayConnect() {
-		return d.app.decisions.Record(policy.Decision{
-			ID: policy.NewID(), Kind: in.Kind, Rule: "lease-" + string(status.Mode), Revision: d.app.engine.Revision(), At: time.Now(),
-			Reason: ErrLease.Error(),
-		})
+	if status, _, _ := d.app.lease.status(time.Now()); !may(status.Mode) {
+		return d.unasked(in, policy.Decision{At: time.Now(), Rule: "lease-" + string(status.Mode), Reason: ErrLease.Error()})
 	}
 	return d.app.decisions.Decide(ctx, in)
 }
@@ -188,8 +197,26 @@ func (d *dataPath) refused(r tunnel.Refusal) {
 	if r.Recorded {
 		return
 	}
-	d.app.decisions.Record(policy.Decision{
-		ID: policy.NewID(), Kind: policy.Connect, Source: r.Workload.String(), Target: r.Service, At: r.At,
-		Rule: "refused-at-" + string(r.Side), Reason: r.Cause.Error(), Revision: d.app.engine.Revision(),
-	})
+	in := policy.Input{V: policy.InputVersion, Kind: policy.Connect, Source: &policy.Peer{SPIFFEID: r.Workload.String()}}
+	if n, err := identity.ParseNode(d.app.cfg.Node); err == nil && r.Side == tunnel.Source {
+		in.Source.Node = n.Name
+	}
+	if name, region, ok := splitService(r.Service); ok {
+		in.Service = &policy.Service{Name: name, Region: region, Protocol: "tcp"}
+	}
+	d.unasked(in, policy.Decision{At: r.At, Rule: "refused-at-" + string(r.Side), Reason: r.Cause.Error()})
+}
+
+// unasked records a denial that policy was not asked about, with what it would
+// have been asked.
+func (d *dataPath) unasked(in policy.Input, denial policy.Decision) policy.Decision {
+	denial.ID, denial.Kind, denial.Revision = policy.NewID(), in.Kind, d.app.engine.Revision()
+	if in.Source != nil {
+		denial.Source = in.Source.SPIFFEID
+	}
+	if in.Service != nil {
+		denial.Target = in.Service.Name + "." + in.Service.Region
+	}
+	denial.Input, _ = json.Marshal(in) // strings and numbers only
+	return d.app.decisions.Record(denial)
 }

@@ -24,11 +24,14 @@ var contactKey = []byte("contact") // u64: Unix milliseconds of the last contact
 // lease counts how long this node has not heard from its region's authority.
 // Contact is a live, authenticated link to the authority's node. The boot clock
 // counts beside the wall clock, so that setting the latter back lengthens nothing.
+// The authority's own node, which is the issuer's too, is always in contact: what
+// the degraded modes say of renewal and publishing holds there by itself.
 type lease struct {
 	st        *store.Store
 	dir       *directory
 	self      spiffeid.ID
 	connected func(spiffeid.ID) bool
+	onMode    func(from, to authority.Mode) // hears of every change
 
 	mu      sync.RWMutex // held for assignments
 	contact time.Time
@@ -37,7 +40,8 @@ type lease struct {
 }
 
 func newLease(st *store.Store, dir *directory, self spiffeid.ID) *lease {
-	l := &lease{st: st, dir: dir, self: self, boot: bootTime(), connected: func(spiffeid.ID) bool { return false }}
+	l := &lease{st: st, dir: dir, self: self, boot: bootTime(),
+		connected: func(spiffeid.ID) bool { return false }, onMode: func(authority.Mode, authority.Mode) {}}
 	_ = st.View(func(tx *store.Tx) error { // a store that cannot be read fails where it matters
 		if b := tx.Get(leaseBucket, contactKey); len(b) == 8 {
 			l.contact = time.UnixMilli(int64(binary.BigEndian.Uint64(b)))
@@ -65,11 +69,17 @@ func (l *lease) master() spiffeid.ID {
 func (l *lease) run(ctx context.Context) error {
 	tick := time.NewTicker(leaseEvery)
 	defer tick.Stop()
+	started, _, _ := l.status(time.Now())
+	before := started.Mode
 	for {
 		if m := l.master(); !m.IsZero() && (m == l.self || l.connected(m)) {
 			if err := l.heard(time.Now()); err != nil {
 				return err
 			}
+		}
+		if status, _, _ := l.status(time.Now()); status.Mode != before {
+			l.onMode(before, status.Mode)
+			before = status.Mode
 		}
 		select {
 		case <-ctx.Done():

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -49,6 +50,7 @@ type peering struct {
 	dir      *directory
 	seeds    []netip.AddrPort // of the region
 	gateways []netip.AddrPort // of other regions
+	shutOut  func()           // hears that the region's nodes refuse this one; must not block
 	log      *slog.Logger
 
 	mu     sync.Mutex // held for map work only
@@ -182,6 +184,9 @@ func (p *peering) dial(ctx context.Context, t target) {
 		held.last = min(max(2*held.last, dialPause), dialMost)
 		held.until = time.Now().Add(held.last/2 + rand.N(held.last)) // jitter: a fleet that comes back must not do so in step
 		p.paused[t.addr] = held
+		if link.Unwelcome(err) && p.neighbour(t) && !p.linked() {
+			p.shutOut()
+		}
 		if ctx.Err() == nil {
 			p.log.Debug("dial", "addr", t.addr, "want", t.id, "err", err)
 		}
@@ -192,6 +197,16 @@ func (p *peering) dial(ctx context.Context, t target) {
 	if td := conn.Peer().TrustDomain(); td != p.self.TrustDomain() {
 		p.dir.met(t.addr, td)
 	}
+}
+
+// neighbour reports whether a target should be a node of this region.
+func (p *peering) neighbour(t target) bool {
+	return t.id.TrustDomain() == p.self.TrustDomain() || slices.Contains(p.seeds, t.addr)
+}
+
+// linked reports whether this node has a link in its region.
+func (p *peering) linked() bool {
+	return slices.ContainsFunc(p.link.Peers(), func(peer link.Peer) bool { return peer.ID.TrustDomain() == p.self.TrustDomain() })
 }
 
 // open begins the session of a pair, on the side that initiates.

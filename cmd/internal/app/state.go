@@ -124,7 +124,7 @@ func (a *App) onFinding(proof []byte, f feed.Finding) {
 // enforce makes the effects of a standing true everywhere at once.
 func (a *App) enforce(id spiffeid.ID, e quarantine.Effects) {
 	if id == a.cfg.Node && e.MinEpoch > a.creds.now().inUse {
-		a.creds.want() // released: the epochs so far are void
+		a.creds.wantAfresh() // released: the epochs so far are void
 	}
 	if e.CutSessions {
 		a.data.cut(id)
@@ -141,6 +141,15 @@ func (a *App) enforce(id spiffeid.ID, e quarantine.Effects) {
 	}
 	if err != nil {
 		a.log.Error("enforce standing on the feed", "id", id, "err", err)
+	}
+}
+
+// onMode hears that the autonomy lease ran out, or that the authority is back.
+func (a *App) onMode(from, to authority.Mode) {
+	a.log.Warn("the autonomy lease changes what this node may do", "from", from, "to", to)
+	select {
+	case a.recheck <- struct{}{}:
+	default: // it is to be done anyway
 	}
 }
 
@@ -292,6 +301,7 @@ func (a *App) watchTrust(ctx context.Context, issued <-chan struct{}) error {
 			return nil
 		case <-trusted:
 			trusted = a.trust.Changed()
+		case <-a.recheck:
 		case <-issued:
 			issued = a.creds.onChange()
 			if err := a.beginEpochIfNew(ctx); err != nil {
