@@ -66,6 +66,17 @@
 // its hierarchy. Only for such keys does a TPM show its true reset count and
 // firmware version.
 //
+// # SPIRE's DevIDs
+//
+// A DevID is one more resident P-256 key, with a certificate of the operator's,
+// in the files and under the parent that SPIRE's agent wants. With it the node
+// speaks SPIRE's own exchange "tpm_devid", which is JSON (devid_wire.go): to a
+// stock server, which judges what SPIRE judges, or to a DevIDVerifier, whose checks
+// are the table in devid_checks.go. SPIRE's exchange certifies the DevID key without
+// a nonce and does not bind the key of the CSR; the binding beside it does both, for
+// those who look at it. A DevID's certificate is asked for with the AK's word that
+// the key lives in the same TPM (Request, VerifyDevIDRequest).
+//
 // # What it does not do
 //
 // It cannot tell a node from a thief who carries the node's TPM, or who rewires

@@ -78,7 +78,7 @@ func (k *Keys) Prove(hello, challenge, exporter, csrSPKI, bootLog []byte) ([]byt
 	proof := Proof{BootLog: bootLog}
 	var secret []byte
 	err = k.device.Exclusive(func(t transport.TPM) (err error) {
-		if secret, err = k.activate(t, ch); err != nil {
+		if secret, err = k.activate(t, k.ak, ch.Credential, ch.Secret); err != nil {
 			return err
 		}
 		return k.ak.use(t, func(ak tpm2.NamedHandle) error { return k.sign(t, ak, ch, q, &proof) })
@@ -113,11 +113,11 @@ func (ch Challenge) check() error {
 // TPM_RC_FAILURE is swtpm's, for an RSA EK; the TPM works on.
 var refusedCredential = []tpm2.TPMRC{tpm2.TPMRCIntegrity, tpm2.TPMRCValue, tpm2.TPMRCSize, tpm2.TPMRCECCPoint, tpm2.TPMRCFailure}
 
-// activate opens the credential. What comes back crosses the bus to the CPU
-// encrypted under a session salted with the EK.
-func (k *Keys) activate(t transport.TPM, ch Challenge) (secret []byte, err error) {
+// activate opens a credential that was made for key. What comes back crosses the
+// bus to the CPU encrypted under a session salted with the EK.
+func (k *Keys) activate(t transport.TPM, key *object, credential, hidden []byte) (secret []byte, err error) {
 	err = k.ek.use(t, func(ek tpm2.NamedHandle) error {
-		return k.ak.use(t, func(ak tpm2.NamedHandle) error {
+		return key.use(t, func(ak tpm2.NamedHandle) error {
 			auth := tpm2.PasswordAuth(nil)
 			if k.ekKind.policy {
 				auth = tpm2.Policy(tpm2.TPMAlgSHA256, sha256.Size, byEndorsement)
@@ -125,8 +125,8 @@ func (k *Keys) activate(t transport.TPM, ch Challenge) (secret []byte, err error
 			rsp, err := tpm2.ActivateCredential{
 				ActivateHandle: withoutPassword(ak),
 				KeyHandle:      tpm2.AuthHandle{Handle: ek.Handle, Name: ek.Name, Auth: auth},
-				CredentialBlob: tpm2.TPM2BIDObject{Buffer: ch.Credential},
-				Secret:         tpm2.TPM2BEncryptedSecret{Buffer: ch.Secret},
+				CredentialBlob: tpm2.TPM2BIDObject{Buffer: credential},
+				Secret:         tpm2.TPM2BEncryptedSecret{Buffer: hidden},
 			}.Execute(t, tpm2.HMAC(tpm2.TPMAlgSHA256, sha256.Size,
 				tpm2.Salted(ek.Handle, *k.ekPublic), tpm2.AESEncryption(128, tpm2.EncryptOut)))
 			if slices.ContainsFunc(refusedCredential, func(rc tpm2.TPMRC) bool { return errors.Is(err, rc) }) {
