@@ -24,8 +24,9 @@ type compiled struct {
 // question is what one level is asked for one kind: one prepared query that yields
 // [deny ids, allow ids, grants].
 type question struct {
-	query rego.PreparedEvalQuery
-	rules map[string]*Rule // by id
+	query  rego.PreparedEvalQuery
+	rules  map[string]*Rule // by id
+	allows map[string]bool  // those that allow
 }
 
 // Names of the rules with a meaning.
@@ -83,7 +84,7 @@ func compile(l *Level) (out *compiled, err error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: %s: %v", ErrCompile, l.Name, err)
 		}
-		out.kinds[kind] = &question{query: pq, rules: rules.byID}
+		out.kinds[kind] = &question{query: pq, rules: rules.byID, allows: rules.allows}
 	}
 	return out, nil
 }

@@ -10,12 +10,13 @@ import (
 
 // Kinds of keys every node knows.
 const (
-	KindNode      = "node"      // the node itself: endpoints, region
-	KindService   = "service"   // a service it offers
-	KindWorkload  = "workload"  // a workload it runs
-	KindEvidence  = "evidence"  // a proof against someone, named by the finding's digest
-	KindAuthority = "authority" // statements an authority signed
-	KindSummary   = "summary"   // a region's summary, by a gateway
+	KindNode        = "node"        // the node itself: endpoints, region
+	KindService     = "service"     // a service it offers
+	KindWorkload    = "workload"    // a workload it runs
+	KindEvidence    = "evidence"    // a proof against someone, named by the finding's digest
+	KindAttestation = "attestation" // what proves the state of its machine
+	KindAuthority   = "authority"   // statements an authority signed
+	KindSummary     = "summary"     // a region's summary, by a gateway
 )
 
 // MaxValue is the largest value of any kind, in bytes.
@@ -35,12 +36,13 @@ type Kinds map[string]Schema
 // package knows are only bounded in size; give them their schema with With.
 func DefaultKinds() Kinds {
 	return Kinds{
-		KindNode:      sized(4 << 10),
-		KindService:   sized(4 << 10),
-		KindWorkload:  sized(4 << 10),
-		KindAuthority: sized(MaxValue),
-		KindSummary:   sized(MaxValue),
-		KindEvidence:  evidenceSchema,
+		KindNode:        sized(4 << 10),
+		KindService:     sized(4 << 10),
+		KindWorkload:    sized(4 << 10),
+		KindAttestation: sized(MaxValue),
+		KindAuthority:   sized(MaxValue),
+		KindSummary:     sized(MaxValue),
+		KindEvidence:    evidenceSchema,
 	}
 }
 

@@ -8,11 +8,13 @@
 //	service     service name -> SPIFFE IDs that may answer to it
 //	release     answer to findings; package quarantine says what it means
 //	revocation  end of an identity
+//	beacon      32 random bytes, numbered: what is bound to them is younger than they
 //
 // Its payload carries, beside the body: kind, level, name, version, HLC, origin
 // and the digest of the object it replaces (its parent). The slot of an object
 // is (level, kind, name). In a slot versions only grow; a jump of more than 1000
-// is refused unless the object names the current one as its parent. Two objects
+// is refused unless the object names the current one as its parent (beacons, which
+// decide nothing, may jump). Two objects
 // of one slot and version are a conflict: the later by (HLC, origin, digest)
 // wins, and the loser is kept and shown, with both signatures. Between levels
 // the higher wins: global, regional, local, autonomous. The order is total and

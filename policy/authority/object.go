@@ -23,6 +23,7 @@ const (
 	KindService    Kind = "service"
 	KindRelease    Kind = "release"
 	KindRevocation Kind = "revocation"
+	KindBeacon     Kind = "beacon"
 )
 
 // kinds lists every kind with its statement type.
@@ -31,6 +32,7 @@ var kinds = map[Kind]statement.Type{
 	KindService:    {Name: "service", Version: 1},
 	KindRelease:    {Name: "release", Version: 1},
 	KindRevocation: {Name: "revocation", Version: 1},
+	KindBeacon:     {Name: "beacon", Version: 1},
 }
 
 var (
@@ -170,6 +172,11 @@ func parse(payload []byte, td spiffeid.TrustDomain) (o Object, err error) {
 		var r quarantine.Revocation
 		if r, err = quarantine.ParseRevocation(o.Body); err == nil {
 			err = aboutAccused(o, r.Accused, td)
+		}
+	case KindBeacon:
+		var b Beacon
+		if b, err = parseBeacon(o.Body); err == nil {
+			err = b.belongs(o)
 		}
 	default:
 		err = fmt.Errorf("%w: kind %q", ErrMalformed, w.Kind)

@@ -64,6 +64,7 @@ type App struct {
 	levels    []*bundle.Verified
 	decisions *decision.Log
 	standing  *standings
+	attesting *appraisals // of the region's machines
 	verify    *verifier
 	creds     *credentials
 	dir       *directory
@@ -185,6 +186,7 @@ func (a *App) openStanding() error {
 func (a *App) openCredentials() error { return a.creds.load() }
 
 func (a *App) openReplica() (err error) {
+	a.attesting = newAppraisals(a)
 	a.replica, err = replica.Open(replica.Config{
 		Self: a.cfg.Node, Store: a.store, Keys: a.verify.key, Kinds: kinds(),
 		Apply: a.admit, OnFinding: a.onFinding, OnRewound: a.onRewound,
@@ -329,6 +331,7 @@ func (a *App) join(ctx context.Context) error {
 	for name, run := range map[string]func(context.Context) error{
 		"link": a.link.Run, "peering": a.peering.run, "directory": a.followState, "tunnels": a.data.run,
 		"workload API": a.workloads.run, "membership": a.serf.run, "records": a.publish,
+		"appraisals": a.attesting.run, "quotes": newQuoting(a).run, "beacons": a.beacons,
 		"changes": func(ctx context.Context) error { return a.watchTrust(ctx, issued) },
 	} {
 		g.Go(func() error {

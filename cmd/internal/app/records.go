@@ -52,7 +52,8 @@ func kinds() feed.Kinds {
 		With(feed.KindService, func(_ string, value []byte) error {
 			_, _, err := parseServiceRecord(value)
 			return err
-		})
+		}).
+		With(feed.KindAttestation, attestationSchema)
 }
 
 func parseNodeRecord(name string, b []byte) (r nodeRecord, err error) {

@@ -10,6 +10,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/gossip/summary"
+	"github.com/bailiwick-mesh/bailiwick/policy/authority"
 )
 
 // carryEvery is how often a summary that says nothing new is carried anew into
@@ -24,7 +25,9 @@ func (a *App) newGateway() (*summary.Gateway, error) {
 		Content: a.regionContent,
 		Statements: func() (out [][]byte) {
 			for _, o := range a.dir.book(a.cfg.Node.TrustDomain()).Objects() {
-				out = append(out, o.Raw)
+				if o.Kind != authority.KindBeacon { // only its own region binds anything to it
+					out = append(out, o.Raw)
+				}
 			}
 			return out
 		},

@@ -59,18 +59,19 @@ func (a *App) attestation(id spiffeid.ID) policyAttestation {
 		if a.machine.attested() {
 			kind = "tpm"
 		}
-		return policyAttestation{kind: kind, class: a.creds.now().class, ok: a.machine.attested(), at: a.creds.savedAt()}
+		return a.attesting.over(id, policyAttestation{kind: kind, class: a.creds.now().class, ok: a.machine.attested(), at: a.creds.savedAt()})
 	case !ok:
 		return a.data.endorsed(id)
 	case cert.Attested():
-		return policyAttestation{kind: "tpm", class: cert.Class, ok: true, at: cert.NotBefore}
+		return a.attesting.over(id, policyAttestation{kind: "tpm", class: cert.Class, ok: true, at: cert.NotBefore})
 	}
 	return policyAttestation{kind: "unattested", class: cert.Class, at: cert.NotBefore}
 }
 
-// roster is what the caps of quarantine are measured against.
+// roster is what the caps of quarantine are measured against: how nodes enrolled,
+// which their evidence of the moment does not change.
 func (a *App) roster() quarantine.Roster {
-	r := quarantine.Roster{IsAttested: func(id spiffeid.ID) bool { return a.attestation(id).ok }}
+	r := quarantine.Roster{IsAttested: func(id spiffeid.ID) bool { return a.attestation(id).kind == "tpm" }}
 	for _, n := range append(a.dir.neighbours(), neighbour{id: a.cfg.Node}) {
 		if r.IsAttested(n.id) {
 			r.Attested++
@@ -163,6 +164,8 @@ func (a *App) followState(ctx context.Context) error {
 		switch c.Kind {
 		case feed.KindAuthority:
 			a.onObject(c.Value)
+		case feed.KindAttestation:
+			a.attesting.heard(c)
 		case feed.KindEvidence:
 			if _, _, err := a.standing.evidence(c.Value, c.Owner); err != nil && !errors.Is(err, quarantine.ErrForeign) {
 				a.log.Debug("evidence carried by a peer", "peer", c.Owner, "err", err)

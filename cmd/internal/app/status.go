@@ -121,7 +121,10 @@ func (h handler) selfStatus(ctx context.Context) *controlv1.NodeStatus {
 		self.Zone = n.Zone
 	}
 	if h.machine.attested() {
-		self.Identity.AttestedBy = "tpm"
+		self.Identity.AttestedBy, self.Identity.Attestation = "tpm", h.attesting.status(h.cfg.Node)
+		if att := self.Identity.Attestation; att != nil && !att.Ok {
+			self.Warnings = append(self.Warnings, "peers refuse this machine's evidence by rule "+att.Rule+": "+att.Detail)
+		}
 	}
 	held := h.creds.now()
 	if held.node != nil {
@@ -186,8 +189,8 @@ func (h handler) peerStatus(id spiffeid.ID, addr string, up map[spiffeid.ID]link
 	if at, ok := h.dir.heard(h.replica, id); ok {
 		m.StateAgeSeconds = max(0, time.Since(at).Seconds())
 	}
-	if att := h.attestation(id); att.ok {
-		m.AttestedBy = att.kind
+	if att := h.attestation(id); att.kind == "tpm" {
+		m.AttestedBy, m.Attestation = att.kind, h.attesting.status(id)
 	}
 	return m
 }

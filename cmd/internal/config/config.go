@@ -30,6 +30,7 @@ type Config struct {
 	State Path `yaml:"state"`
 
 	TPM         TPM         `yaml:"tpm"`
+	Attest      Attest      `yaml:"attest"`
 	Trust       Trust       `yaml:"trust"`
 	Enrol       Enrol       `yaml:"enrol"`
 	Mesh        Mesh        `yaml:"mesh"`

@@ -89,6 +89,7 @@ func (c *Config) check(d *decoder) {
 		d.miss("dev", "true", "false, or a trust domain that ends in "+DevSuffix)
 	}
 	c.checkTPM(d)
+	c.Attest.Interval = orDefault(c.Attest.Interval, defaultInterval)
 	if len(c.Trust.GlobalKeys) == 0 {
 		d.required("trust.global_keys", "PEM files of the global authority's public keys")
 	}

@@ -26,6 +26,9 @@ tpm:
   device: {{quote .Device}}
   boot_log: {{quote .BootLog}}
 
+attest:
+  interval: 10s
+
 trust:
   global_keys: [{{quote .GlobalKey}}]
   records:

@@ -51,6 +51,9 @@ const (
 	ControlReleaseProcedure = "/bailiwick.control.v1.Control/Release"
 	// ControlWhyProcedure is the fully-qualified name of the Control's Why RPC.
 	ControlWhyProcedure = "/bailiwick.control.v1.Control/Why"
+	// ControlListAttestationsProcedure is the fully-qualified name of the Control's ListAttestations
+	// RPC.
+	ControlListAttestationsProcedure = "/bailiwick.control.v1.Control/ListAttestations"
 	// ControlAttestProcedure is the fully-qualified name of the Control's Attest RPC.
 	ControlAttestProcedure = "/bailiwick.control.v1.Control/Attest"
 	// ControlPartitionProcedure is the fully-qualified name of the Control's Partition RPC.
@@ -76,6 +79,9 @@ type ControlClient interface {
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	// Why returns one recorded decision.
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
+	// ListAttestations tells what this node makes of the machines of its region: the
+	// newest evidence of each, what it proves, and every check it passed or failed.
+	ListAttestations(context.Context, *ListAttestationsRequest) (*ListAttestationsResponse, error)
 	// Attest runs this node's attestation now, as each renewal of its SVID does.
 	Attest(context.Context, *AttestRequest) (*AttestResponse, error)
 	// Partition refuses all packets to and from a trust domain, or ends that.
@@ -142,6 +148,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Why")),
 			connect.WithClientOptions(opts...),
 		),
+		listAttestations: connect.NewClient[ListAttestationsRequest, ListAttestationsResponse](
+			httpClient,
+			baseURL+ControlListAttestationsProcedure,
+			connect.WithSchema(controlMethods.ByName("ListAttestations")),
+			connect.WithClientOptions(opts...),
+		),
 		attest: connect.NewClient[AttestRequest, AttestResponse](
 			httpClient,
 			baseURL+ControlAttestProcedure,
@@ -159,16 +171,17 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 
 // controlClient implements ControlClient.
 type controlClient struct {
-	status      *connect.Client[StatusRequest, StatusResponse]
-	listState   *connect.Client[ListStateRequest, ListStateResponse]
-	putState    *connect.Client[PutStateRequest, PutStateResponse]
-	deleteState *connect.Client[DeleteStateRequest, DeleteStateResponse]
-	listCases   *connect.Client[ListCasesRequest, ListCasesResponse]
-	showCase    *connect.Client[ShowCaseRequest, ShowCaseResponse]
-	release     *connect.Client[ReleaseRequest, ReleaseResponse]
-	why         *connect.Client[WhyRequest, WhyResponse]
-	attest      *connect.Client[AttestRequest, AttestResponse]
-	partition   *connect.Client[PartitionRequest, PartitionResponse]
+	status           *connect.Client[StatusRequest, StatusResponse]
+	listState        *connect.Client[ListStateRequest, ListStateResponse]
+	putState         *connect.Client[PutStateRequest, PutStateResponse]
+	deleteState      *connect.Client[DeleteStateRequest, DeleteStateResponse]
+	listCases        *connect.Client[ListCasesRequest, ListCasesResponse]
+	showCase         *connect.Client[ShowCaseRequest, ShowCaseResponse]
+	release          *connect.Client[ReleaseRequest, ReleaseResponse]
+	why              *connect.Client[WhyRequest, WhyResponse]
+	listAttestations *connect.Client[ListAttestationsRequest, ListAttestationsResponse]
+	attest           *connect.Client[AttestRequest, AttestResponse]
+	partition        *connect.Client[PartitionRequest, PartitionResponse]
 }
 
 // Status calls bailiwick.control.v1.Control.Status.
@@ -243,6 +256,15 @@ func (c *controlClient) Why(ctx context.Context, req *WhyRequest) (*WhyResponse,
 	return nil, err
 }
 
+// ListAttestations calls bailiwick.control.v1.Control.ListAttestations.
+func (c *controlClient) ListAttestations(ctx context.Context, req *ListAttestationsRequest) (*ListAttestationsResponse, error) {
+	response, err := c.listAttestations.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // Attest calls bailiwick.control.v1.Control.Attest.
 func (c *controlClient) Attest(ctx context.Context, req *AttestRequest) (*AttestResponse, error) {
 	response, err := c.attest.CallUnary(ctx, connect.NewRequest(req))
@@ -280,6 +302,9 @@ type ControlHandler interface {
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
 	// Why returns one recorded decision.
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
+	// ListAttestations tells what this node makes of the machines of its region: the
+	// newest evidence of each, what it proves, and every check it passed or failed.
+	ListAttestations(context.Context, *ListAttestationsRequest) (*ListAttestationsResponse, error)
 	// Attest runs this node's attestation now, as each renewal of its SVID does.
 	Attest(context.Context, *AttestRequest) (*AttestResponse, error)
 	// Partition refuses all packets to and from a trust domain, or ends that.
@@ -342,6 +367,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("Why")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlListAttestationsHandler := connect.NewUnaryHandlerSimple(
+		ControlListAttestationsProcedure,
+		svc.ListAttestations,
+		connect.WithSchema(controlMethods.ByName("ListAttestations")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlAttestHandler := connect.NewUnaryHandlerSimple(
 		ControlAttestProcedure,
 		svc.Attest,
@@ -372,6 +403,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlReleaseHandler.ServeHTTP(w, r)
 		case ControlWhyProcedure:
 			controlWhyHandler.ServeHTTP(w, r)
+		case ControlListAttestationsProcedure:
+			controlListAttestationsHandler.ServeHTTP(w, r)
 		case ControlAttestProcedure:
 			controlAttestHandler.ServeHTTP(w, r)
 		case ControlPartitionProcedure:
@@ -415,6 +448,10 @@ func (UnimplementedControlHandler) Release(context.Context, *ReleaseRequest) (*R
 
 func (UnimplementedControlHandler) Why(context.Context, *WhyRequest) (*WhyResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.Why is not implemented"))
+}
+
+func (UnimplementedControlHandler) ListAttestations(context.Context, *ListAttestationsRequest) (*ListAttestationsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.ListAttestations is not implemented"))
 }
 
 func (UnimplementedControlHandler) Attest(context.Context, *AttestRequest) (*AttestResponse, error) {

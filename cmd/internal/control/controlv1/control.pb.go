@@ -545,6 +545,7 @@ type Identity struct {
 	Stale                bool                   `protobuf:"varint,4,opt,name=stale,proto3" json:"stale,omitempty"`                         // no issuer answered when renewal was due
 	LastError            string                 `protobuf:"bytes,5,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"` // of the last renewal that failed
 	EpochExpires         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=epoch_expires,json=epochExpires,proto3" json:"epoch_expires,omitempty"`
+	Attestation          *Attestation           `protobuf:"bytes,7,opt,name=attestation,proto3" json:"attestation,omitempty"` // as this node appraises its own evidence
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -621,6 +622,98 @@ func (x *Identity) GetEpochExpires() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *Identity) GetAttestation() *Attestation {
+	if x != nil {
+		return x.Attestation
+	}
+	return nil
+}
+
+// Attestation is what a node makes of a machine's newest evidence.
+type Attestation struct {
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Ok               bool                   `protobuf:"varint,1,opt,name=ok,proto3" json:"ok,omitempty"`
+	Rule             string                 `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"` // that refuses it, or attestation-missing, attestation-stale
+	Detail           string                 `protobuf:"bytes,3,opt,name=detail,proto3" json:"detail,omitempty"`
+	AgeSeconds       float64                `protobuf:"fixed64,4,opt,name=age_seconds,json=ageSeconds,proto3" json:"age_seconds,omitempty"`                     // since evidence last came; negative: none has
+	Beacon           uint64                 `protobuf:"varint,5,opt,name=beacon,proto3" json:"beacon,omitempty"`                                                // the number of the beacon it is bound to
+	BeaconAgeSeconds float64                `protobuf:"fixed64,6,opt,name=beacon_age_seconds,json=beaconAgeSeconds,proto3" json:"beacon_age_seconds,omitempty"` // by the authority's clock; negative: none
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
+}
+
+func (x *Attestation) Reset() {
+	*x = Attestation{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[8]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Attestation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Attestation) ProtoMessage() {}
+
+func (x *Attestation) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[8]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Attestation.ProtoReflect.Descriptor instead.
+func (*Attestation) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{8}
+}
+
+func (x *Attestation) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *Attestation) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Attestation) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+func (x *Attestation) GetAgeSeconds() float64 {
+	if x != nil {
+		return x.AgeSeconds
+	}
+	return 0
+}
+
+func (x *Attestation) GetBeacon() uint64 {
+	if x != nil {
+		return x.Beacon
+	}
+	return 0
+}
+
+func (x *Attestation) GetBeaconAgeSeconds() float64 {
+	if x != nil {
+		return x.BeaconAgeSeconds
+	}
+	return 0
+}
+
 type Feed struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Epoch         uint64                 `protobuf:"varint,1,opt,name=epoch,proto3" json:"epoch,omitempty"`
@@ -634,7 +727,7 @@ type Feed struct {
 
 func (x *Feed) Reset() {
 	*x = Feed{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[8]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -646,7 +739,7 @@ func (x *Feed) String() string {
 func (*Feed) ProtoMessage() {}
 
 func (x *Feed) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[8]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -659,7 +752,7 @@ func (x *Feed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Feed.ProtoReflect.Descriptor instead.
 func (*Feed) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{8}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Feed) GetEpoch() uint64 {
@@ -707,7 +800,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[9]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -719,7 +812,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[9]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -732,7 +825,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{9}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Policy) GetRevision() string {
@@ -760,7 +853,7 @@ type PolicyLevel struct {
 
 func (x *PolicyLevel) Reset() {
 	*x = PolicyLevel{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[10]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -772,7 +865,7 @@ func (x *PolicyLevel) String() string {
 func (*PolicyLevel) ProtoMessage() {}
 
 func (x *PolicyLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[10]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -785,7 +878,7 @@ func (x *PolicyLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyLevel.ProtoReflect.Descriptor instead.
 func (*PolicyLevel) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{10}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *PolicyLevel) GetLevel() string {
@@ -822,7 +915,7 @@ type Trail struct {
 
 func (x *Trail) Reset() {
 	*x = Trail{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[11]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -834,7 +927,7 @@ func (x *Trail) String() string {
 func (*Trail) ProtoMessage() {}
 
 func (x *Trail) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[11]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -847,7 +940,7 @@ func (x *Trail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trail.ProtoReflect.Descriptor instead.
 func (*Trail) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{11}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *Trail) GetSize() uint64 {
@@ -897,13 +990,14 @@ type PeerStatus struct {
 	MissingRecords  uint64                 `protobuf:"varint,8,opt,name=missing_records,json=missingRecords,proto3" json:"missing_records,omitempty"`
 	AttestedBy      string                 `protobuf:"bytes,9,opt,name=attested_by,json=attestedBy,proto3" json:"attested_by,omitempty"`
 	Reason          string                 `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
+	Attestation     *Attestation           `protobuf:"bytes,11,opt,name=attestation,proto3" json:"attestation,omitempty"` // unset for nodes of other regions and without a TPM
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PeerStatus) Reset() {
 	*x = PeerStatus{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[12]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +1009,7 @@ func (x *PeerStatus) String() string {
 func (*PeerStatus) ProtoMessage() {}
 
 func (x *PeerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[12]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1022,7 @@ func (x *PeerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerStatus.ProtoReflect.Descriptor instead.
 func (*PeerStatus) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{12}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PeerStatus) GetSpiffeId() string {
@@ -1001,6 +1095,13 @@ func (x *PeerStatus) GetReason() string {
 	return ""
 }
 
+func (x *PeerStatus) GetAttestation() *Attestation {
+	if x != nil {
+		return x.Attestation
+	}
+	return nil
+}
+
 type RegionSummary struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
@@ -1017,7 +1118,7 @@ type RegionSummary struct {
 
 func (x *RegionSummary) Reset() {
 	*x = RegionSummary{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[13]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1029,7 +1130,7 @@ func (x *RegionSummary) String() string {
 func (*RegionSummary) ProtoMessage() {}
 
 func (x *RegionSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[13]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1042,7 +1143,7 @@ func (x *RegionSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionSummary.ProtoReflect.Descriptor instead.
 func (*RegionSummary) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{13}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *RegionSummary) GetRegion() string {
@@ -1114,7 +1215,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[14]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1126,7 +1227,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[14]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1139,7 +1240,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{14}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Service) GetName() string {
@@ -1186,7 +1287,7 @@ type ListStateRequest struct {
 
 func (x *ListStateRequest) Reset() {
 	*x = ListStateRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[15]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1198,7 +1299,7 @@ func (x *ListStateRequest) String() string {
 func (*ListStateRequest) ProtoMessage() {}
 
 func (x *ListStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[15]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1211,7 +1312,7 @@ func (x *ListStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStateRequest.ProtoReflect.Descriptor instead.
 func (*ListStateRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{15}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *ListStateRequest) GetPrefix() string {
@@ -1231,7 +1332,7 @@ type ListStateResponse struct {
 
 func (x *ListStateResponse) Reset() {
 	*x = ListStateResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[16]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1243,7 +1344,7 @@ func (x *ListStateResponse) String() string {
 func (*ListStateResponse) ProtoMessage() {}
 
 func (x *ListStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[16]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1256,7 +1357,7 @@ func (x *ListStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListStateResponse.ProtoReflect.Descriptor instead.
 func (*ListStateResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{16}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *ListStateResponse) GetView() *View {
@@ -1291,7 +1392,7 @@ type StateItem struct {
 
 func (x *StateItem) Reset() {
 	*x = StateItem{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[17]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1404,7 @@ func (x *StateItem) String() string {
 func (*StateItem) ProtoMessage() {}
 
 func (x *StateItem) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[17]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1417,7 @@ func (x *StateItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StateItem.ProtoReflect.Descriptor instead.
 func (*StateItem) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{17}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StateItem) GetKey() string {
@@ -1400,7 +1501,7 @@ type PutStateRequest struct {
 
 func (x *PutStateRequest) Reset() {
 	*x = PutStateRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[18]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1412,7 +1513,7 @@ func (x *PutStateRequest) String() string {
 func (*PutStateRequest) ProtoMessage() {}
 
 func (x *PutStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[18]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1425,7 +1526,7 @@ func (x *PutStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStateRequest.ProtoReflect.Descriptor instead.
 func (*PutStateRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{18}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *PutStateRequest) GetKey() string {
@@ -1460,7 +1561,7 @@ type PutStateResponse struct {
 
 func (x *PutStateResponse) Reset() {
 	*x = PutStateResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[19]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1472,7 +1573,7 @@ func (x *PutStateResponse) String() string {
 func (*PutStateResponse) ProtoMessage() {}
 
 func (x *PutStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[19]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1485,7 +1586,7 @@ func (x *PutStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PutStateResponse.ProtoReflect.Descriptor instead.
 func (*PutStateResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{19}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *PutStateResponse) GetView() *View {
@@ -1518,7 +1619,7 @@ type DeleteStateRequest struct {
 
 func (x *DeleteStateRequest) Reset() {
 	*x = DeleteStateRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[20]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1530,7 +1631,7 @@ func (x *DeleteStateRequest) String() string {
 func (*DeleteStateRequest) ProtoMessage() {}
 
 func (x *DeleteStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[20]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1543,7 +1644,7 @@ func (x *DeleteStateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteStateRequest.ProtoReflect.Descriptor instead.
 func (*DeleteStateRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{20}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *DeleteStateRequest) GetKey() string {
@@ -1564,7 +1665,7 @@ type DeleteStateResponse struct {
 
 func (x *DeleteStateResponse) Reset() {
 	*x = DeleteStateResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[21]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1576,7 +1677,7 @@ func (x *DeleteStateResponse) String() string {
 func (*DeleteStateResponse) ProtoMessage() {}
 
 func (x *DeleteStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[21]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1589,7 +1690,7 @@ func (x *DeleteStateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteStateResponse.ProtoReflect.Descriptor instead.
 func (*DeleteStateResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{21}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *DeleteStateResponse) GetView() *View {
@@ -1621,7 +1722,7 @@ type ListCasesRequest struct {
 
 func (x *ListCasesRequest) Reset() {
 	*x = ListCasesRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[22]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1633,7 +1734,7 @@ func (x *ListCasesRequest) String() string {
 func (*ListCasesRequest) ProtoMessage() {}
 
 func (x *ListCasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[22]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1646,7 +1747,7 @@ func (x *ListCasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCasesRequest.ProtoReflect.Descriptor instead.
 func (*ListCasesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{22}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{23}
 }
 
 type ListCasesResponse struct {
@@ -1659,7 +1760,7 @@ type ListCasesResponse struct {
 
 func (x *ListCasesResponse) Reset() {
 	*x = ListCasesResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[23]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1671,7 +1772,7 @@ func (x *ListCasesResponse) String() string {
 func (*ListCasesResponse) ProtoMessage() {}
 
 func (x *ListCasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[23]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1684,7 +1785,7 @@ func (x *ListCasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCasesResponse.ProtoReflect.Descriptor instead.
 func (*ListCasesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{23}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ListCasesResponse) GetView() *View {
@@ -1718,7 +1819,7 @@ type Case struct {
 
 func (x *Case) Reset() {
 	*x = Case{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[24]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +1831,7 @@ func (x *Case) String() string {
 func (*Case) ProtoMessage() {}
 
 func (x *Case) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[24]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +1844,7 @@ func (x *Case) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Case.ProtoReflect.Descriptor instead.
 func (*Case) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{24}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Case) GetId() string {
@@ -1818,7 +1919,7 @@ type ShowCaseRequest struct {
 
 func (x *ShowCaseRequest) Reset() {
 	*x = ShowCaseRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[25]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1830,7 +1931,7 @@ func (x *ShowCaseRequest) String() string {
 func (*ShowCaseRequest) ProtoMessage() {}
 
 func (x *ShowCaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[25]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1843,7 +1944,7 @@ func (x *ShowCaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowCaseRequest.ProtoReflect.Descriptor instead.
 func (*ShowCaseRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{25}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *ShowCaseRequest) GetId() string {
@@ -1867,7 +1968,7 @@ type ShowCaseResponse struct {
 
 func (x *ShowCaseResponse) Reset() {
 	*x = ShowCaseResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[26]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1879,7 +1980,7 @@ func (x *ShowCaseResponse) String() string {
 func (*ShowCaseResponse) ProtoMessage() {}
 
 func (x *ShowCaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[26]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1892,7 +1993,7 @@ func (x *ShowCaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowCaseResponse.ProtoReflect.Descriptor instead.
 func (*ShowCaseResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{26}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ShowCaseResponse) GetView() *View {
@@ -1947,7 +2048,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[27]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1959,7 +2060,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[27]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1972,7 +2073,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{27}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ReleaseRequest) GetId() string {
@@ -1999,7 +2100,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[28]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2112,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[28]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2125,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{28}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ReleaseResponse) GetView() *View {
@@ -2050,7 +2151,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[29]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2062,7 +2163,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[29]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2075,7 +2176,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{29}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *WhyRequest) GetId() string {
@@ -2095,7 +2196,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[30]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2107,7 +2208,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[30]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2120,7 +2221,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{30}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *WhyResponse) GetView() *View {
@@ -2158,7 +2259,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[31]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2170,7 +2271,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[31]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2183,7 +2284,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{31}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Decision) GetId() string {
@@ -2288,7 +2389,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[32]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2300,7 +2401,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[32]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2313,7 +2414,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{32}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Verdict) GetLevel() string {
@@ -2337,6 +2438,404 @@ func (x *Verdict) GetRules() []string {
 	return nil
 }
 
+type ListAttestationsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Node          string                 `protobuf:"bytes,1,opt,name=node,proto3" json:"node,omitempty"` // a node's name or SPIFFE ID; empty: all of the region
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAttestationsRequest) Reset() {
+	*x = ListAttestationsRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[34]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAttestationsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAttestationsRequest) ProtoMessage() {}
+
+func (x *ListAttestationsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[34]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAttestationsRequest.ProtoReflect.Descriptor instead.
+func (*ListAttestationsRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{34}
+}
+
+func (x *ListAttestationsRequest) GetNode() string {
+	if x != nil {
+		return x.Node
+	}
+	return ""
+}
+
+type ListAttestationsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Items         []*NodeAttestation     `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListAttestationsResponse) Reset() {
+	*x = ListAttestationsResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListAttestationsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListAttestationsResponse) ProtoMessage() {}
+
+func (x *ListAttestationsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListAttestationsResponse.ProtoReflect.Descriptor instead.
+func (*ListAttestationsResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *ListAttestationsResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *ListAttestationsResponse) GetItems() []*NodeAttestation {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// NodeAttestation is empty beyond its first fields where nothing is proven.
+type NodeAttestation struct {
+	state              protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId           string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	AttestedBy         string                 `protobuf:"bytes,2,opt,name=attested_by,json=attestedBy,proto3" json:"attested_by,omitempty"` // tpm, unattested
+	Attestation        *Attestation           `protobuf:"bytes,3,opt,name=attestation,proto3" json:"attestation,omitempty"`
+	EkSha256           string                 `protobuf:"bytes,4,opt,name=ek_sha256,json=ekSha256,proto3" json:"ek_sha256,omitempty"`
+	EkMaker            string                 `protobuf:"bytes,5,opt,name=ek_maker,json=ekMaker,proto3" json:"ek_maker,omitempty"`
+	ResetCount         uint32                 `protobuf:"varint,6,opt,name=reset_count,json=resetCount,proto3" json:"reset_count,omitempty"`
+	RestartCount       uint32                 `protobuf:"varint,7,opt,name=restart_count,json=restartCount,proto3" json:"restart_count,omitempty"`
+	Firmware           string                 `protobuf:"bytes,8,opt,name=firmware,proto3" json:"firmware,omitempty"` // hex, as the TPM reports it
+	SecureBoot         bool                   `protobuf:"varint,9,opt,name=secure_boot,json=secureBoot,proto3" json:"secure_boot,omitempty"`
+	SecureBootOff      bool                   `protobuf:"varint,10,opt,name=secure_boot_off,json=secureBootOff,proto3" json:"secure_boot_off,omitempty"`
+	CommandLines       []string               `protobuf:"bytes,11,rep,name=command_lines,json=commandLines,proto3" json:"command_lines,omitempty"`
+	Pcrs               map[string]string      `protobuf:"bytes,12,rep,name=pcrs,proto3" json:"pcrs,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`       // hex
+	Digests            map[string]*Digests    `protobuf:"bytes,13,rep,name=digests,proto3" json:"digests,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // of the events of each explained PCR, in order
+	Unexplained        []uint32               `protobuf:"varint,14,rep,packed,name=unexplained,proto3" json:"unexplained,omitempty"`                                                           // PCRs
+	EndorsementExpires *timestamppb.Timestamp `protobuf:"bytes,15,opt,name=endorsement_expires,json=endorsementExpires,proto3" json:"endorsement_expires,omitempty"`
+	Checks             []*Check               `protobuf:"bytes,16,rep,name=checks,proto3" json:"checks,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
+}
+
+func (x *NodeAttestation) Reset() {
+	*x = NodeAttestation{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[36]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodeAttestation) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodeAttestation) ProtoMessage() {}
+
+func (x *NodeAttestation) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[36]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodeAttestation.ProtoReflect.Descriptor instead.
+func (*NodeAttestation) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{36}
+}
+
+func (x *NodeAttestation) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *NodeAttestation) GetAttestedBy() string {
+	if x != nil {
+		return x.AttestedBy
+	}
+	return ""
+}
+
+func (x *NodeAttestation) GetAttestation() *Attestation {
+	if x != nil {
+		return x.Attestation
+	}
+	return nil
+}
+
+func (x *NodeAttestation) GetEkSha256() string {
+	if x != nil {
+		return x.EkSha256
+	}
+	return ""
+}
+
+func (x *NodeAttestation) GetEkMaker() string {
+	if x != nil {
+		return x.EkMaker
+	}
+	return ""
+}
+
+func (x *NodeAttestation) GetResetCount() uint32 {
+	if x != nil {
+		return x.ResetCount
+	}
+	return 0
+}
+
+func (x *NodeAttestation) GetRestartCount() uint32 {
+	if x != nil {
+		return x.RestartCount
+	}
+	return 0
+}
+
+func (x *NodeAttestation) GetFirmware() string {
+	if x != nil {
+		return x.Firmware
+	}
+	return ""
+}
+
+func (x *NodeAttestation) GetSecureBoot() bool {
+	if x != nil {
+		return x.SecureBoot
+	}
+	return false
+}
+
+func (x *NodeAttestation) GetSecureBootOff() bool {
+	if x != nil {
+		return x.SecureBootOff
+	}
+	return false
+}
+
+func (x *NodeAttestation) GetCommandLines() []string {
+	if x != nil {
+		return x.CommandLines
+	}
+	return nil
+}
+
+func (x *NodeAttestation) GetPcrs() map[string]string {
+	if x != nil {
+		return x.Pcrs
+	}
+	return nil
+}
+
+func (x *NodeAttestation) GetDigests() map[string]*Digests {
+	if x != nil {
+		return x.Digests
+	}
+	return nil
+}
+
+func (x *NodeAttestation) GetUnexplained() []uint32 {
+	if x != nil {
+		return x.Unexplained
+	}
+	return nil
+}
+
+func (x *NodeAttestation) GetEndorsementExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.EndorsementExpires
+	}
+	return nil
+}
+
+func (x *NodeAttestation) GetChecks() []*Check {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
+}
+
+type Digests struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Sha256        []string               `protobuf:"bytes,1,rep,name=sha256,proto3" json:"sha256,omitempty"` // hex
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Digests) Reset() {
+	*x = Digests{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Digests) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Digests) ProtoMessage() {}
+
+func (x *Digests) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Digests.ProtoReflect.Descriptor instead.
+func (*Digests) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *Digests) GetSha256() []string {
+	if x != nil {
+		return x.Sha256
+	}
+	return nil
+}
+
+// Check is one thing that evidence was held against.
+type Check struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rule          string                 `protobuf:"bytes,1,opt,name=rule,proto3" json:"rule,omitempty"`
+	By            string                 `protobuf:"bytes,2,opt,name=by,proto3" json:"by,omitempty"`           // code, or the level of the policy
+	Outcome       string                 `protobuf:"bytes,3,opt,name=outcome,proto3" json:"outcome,omitempty"` // passed, failed, not reached
+	Title         string                 `protobuf:"bytes,4,opt,name=title,proto3" json:"title,omitempty"`
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	File          string                 `protobuf:"bytes,6,opt,name=file,proto3" json:"file,omitempty"`
+	Line          uint32                 `protobuf:"varint,7,opt,name=line,proto3" json:"line,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Check) Reset() {
+	*x = Check{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Check) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Check) ProtoMessage() {}
+
+func (x *Check) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Check.ProtoReflect.Descriptor instead.
+func (*Check) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *Check) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *Check) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *Check) GetOutcome() string {
+	if x != nil {
+		return x.Outcome
+	}
+	return ""
+}
+
+func (x *Check) GetTitle() string {
+	if x != nil {
+		return x.Title
+	}
+	return ""
+}
+
+func (x *Check) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Check) GetFile() string {
+	if x != nil {
+		return x.File
+	}
+	return ""
+}
+
+func (x *Check) GetLine() uint32 {
+	if x != nil {
+		return x.Line
+	}
+	return 0
+}
+
 type AttestRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2345,7 +2844,7 @@ type AttestRequest struct {
 
 func (x *AttestRequest) Reset() {
 	*x = AttestRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2357,7 +2856,7 @@ func (x *AttestRequest) String() string {
 func (*AttestRequest) ProtoMessage() {}
 
 func (x *AttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2370,7 +2869,7 @@ func (x *AttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestRequest.ProtoReflect.Descriptor instead.
 func (*AttestRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{33}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{39}
 }
 
 type AttestResponse struct {
@@ -2386,7 +2885,7 @@ type AttestResponse struct {
 
 func (x *AttestResponse) Reset() {
 	*x = AttestResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2398,7 +2897,7 @@ func (x *AttestResponse) String() string {
 func (*AttestResponse) ProtoMessage() {}
 
 func (x *AttestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2411,7 +2910,7 @@ func (x *AttestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestResponse.ProtoReflect.Descriptor instead.
 func (*AttestResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{34}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *AttestResponse) GetView() *View {
@@ -2459,7 +2958,7 @@ type PartitionRequest struct {
 
 func (x *PartitionRequest) Reset() {
 	*x = PartitionRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2471,7 +2970,7 @@ func (x *PartitionRequest) String() string {
 func (*PartitionRequest) ProtoMessage() {}
 
 func (x *PartitionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2484,7 +2983,7 @@ func (x *PartitionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionRequest.ProtoReflect.Descriptor instead.
 func (*PartitionRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{35}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *PartitionRequest) GetTrustDomain() string {
@@ -2510,7 +3009,7 @@ type PartitionResponse struct {
 
 func (x *PartitionResponse) Reset() {
 	*x = PartitionResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2522,7 +3021,7 @@ func (x *PartitionResponse) String() string {
 func (*PartitionResponse) ProtoMessage() {}
 
 func (x *PartitionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2535,7 +3034,7 @@ func (x *PartitionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionResponse.ProtoReflect.Descriptor instead.
 func (*PartitionResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{36}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *PartitionResponse) GetView() *View {
@@ -2595,7 +3094,7 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x05roles\x18\v \x03(\tR\x05roles\x12\x18\n" +
 	"\aaddress\x18\f \x01(\tR\aaddress\x12\x18\n" +
 	"\aversion\x18\r \x01(\tR\aversion\x12\x1a\n" +
-	"\bwarnings\x18\x0e \x03(\tR\bwarnings\"\x96\x02\n" +
+	"\bwarnings\x18\x0e \x03(\tR\bwarnings\"\xdb\x02\n" +
 	"\bIdentity\x12\x1f\n" +
 	"\vattested_by\x18\x01 \x01(\tR\n" +
 	"attestedBy\x12=\n" +
@@ -2604,7 +3103,16 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x05stale\x18\x04 \x01(\bR\x05stale\x12\x1d\n" +
 	"\n" +
 	"last_error\x18\x05 \x01(\tR\tlastError\x12?\n" +
-	"\repoch_expires\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fepochExpires\"~\n" +
+	"\repoch_expires\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fepochExpires\x12C\n" +
+	"\vattestation\x18\a \x01(\v2!.bailiwick.control.v1.AttestationR\vattestation\"\xb0\x01\n" +
+	"\vAttestation\x12\x0e\n" +
+	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x12\n" +
+	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x16\n" +
+	"\x06detail\x18\x03 \x01(\tR\x06detail\x12\x1f\n" +
+	"\vage_seconds\x18\x04 \x01(\x01R\n" +
+	"ageSeconds\x12\x16\n" +
+	"\x06beacon\x18\x05 \x01(\x04R\x06beacon\x12,\n" +
+	"\x12beacon_age_seconds\x18\x06 \x01(\x01R\x10beaconAgeSeconds\"~\n" +
 	"\x04Feed\x12\x14\n" +
 	"\x05epoch\x18\x01 \x01(\x04R\x05epoch\x12\x10\n" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x1a\n" +
@@ -2623,7 +3131,7 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12*\n" +
 	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1c\n" +
 	"\twitnessed\x18\x04 \x01(\bR\twitnessed\x12\x16\n" +
-	"\x06outbox\x18\x05 \x01(\x04R\x06outbox\"\xb6\x02\n" +
+	"\x06outbox\x18\x05 \x01(\x04R\x06outbox\"\xfb\x02\n" +
 	"\n" +
 	"PeerStatus\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x1a\n" +
@@ -2637,7 +3145,8 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\vattested_by\x18\t \x01(\tR\n" +
 	"attestedBy\x12\x16\n" +
 	"\x06reason\x18\n" +
-	" \x01(\tR\x06reason\"\xff\x02\n" +
+	" \x01(\tR\x06reason\x12C\n" +
+	"\vattestation\x18\v \x01(\v2!.bailiwick.control.v1.AttestationR\vattestation\"\xff\x02\n" +
 	"\rRegionSummary\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x18\n" +
@@ -2743,7 +3252,49 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\aVerdict\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\tR\x05level\x12\x18\n" +
 	"\averdict\x18\x02 \x01(\tR\averdict\x12\x14\n" +
-	"\x05rules\x18\x03 \x03(\tR\x05rules\"\x0f\n" +
+	"\x05rules\x18\x03 \x03(\tR\x05rules\"-\n" +
+	"\x17ListAttestationsRequest\x12\x12\n" +
+	"\x04node\x18\x01 \x01(\tR\x04node\"\x87\x01\n" +
+	"\x18ListAttestationsResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12;\n" +
+	"\x05items\x18\x02 \x03(\v2%.bailiwick.control.v1.NodeAttestationR\x05items\"\xe7\x06\n" +
+	"\x0fNodeAttestation\x12\x1b\n" +
+	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x1f\n" +
+	"\vattested_by\x18\x02 \x01(\tR\n" +
+	"attestedBy\x12C\n" +
+	"\vattestation\x18\x03 \x01(\v2!.bailiwick.control.v1.AttestationR\vattestation\x12\x1b\n" +
+	"\tek_sha256\x18\x04 \x01(\tR\bekSha256\x12\x19\n" +
+	"\bek_maker\x18\x05 \x01(\tR\aekMaker\x12\x1f\n" +
+	"\vreset_count\x18\x06 \x01(\rR\n" +
+	"resetCount\x12#\n" +
+	"\rrestart_count\x18\a \x01(\rR\frestartCount\x12\x1a\n" +
+	"\bfirmware\x18\b \x01(\tR\bfirmware\x12\x1f\n" +
+	"\vsecure_boot\x18\t \x01(\bR\n" +
+	"secureBoot\x12&\n" +
+	"\x0fsecure_boot_off\x18\n" +
+	" \x01(\bR\rsecureBootOff\x12#\n" +
+	"\rcommand_lines\x18\v \x03(\tR\fcommandLines\x12C\n" +
+	"\x04pcrs\x18\f \x03(\v2/.bailiwick.control.v1.NodeAttestation.PcrsEntryR\x04pcrs\x12L\n" +
+	"\adigests\x18\r \x03(\v22.bailiwick.control.v1.NodeAttestation.DigestsEntryR\adigests\x12 \n" +
+	"\vunexplained\x18\x0e \x03(\rR\vunexplained\x12K\n" +
+	"\x13endorsement_expires\x18\x0f \x01(\v2\x1a.google.protobuf.TimestampR\x12endorsementExpires\x123\n" +
+	"\x06checks\x18\x10 \x03(\v2\x1b.bailiwick.control.v1.CheckR\x06checks\x1a7\n" +
+	"\tPcrsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aY\n" +
+	"\fDigestsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x123\n" +
+	"\x05value\x18\x02 \x01(\v2\x1d.bailiwick.control.v1.DigestsR\x05value:\x028\x01\"!\n" +
+	"\aDigests\x12\x16\n" +
+	"\x06sha256\x18\x01 \x03(\tR\x06sha256\"\x9b\x01\n" +
+	"\x05Check\x12\x12\n" +
+	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x0e\n" +
+	"\x02by\x18\x02 \x01(\tR\x02by\x12\x18\n" +
+	"\aoutcome\x18\x03 \x01(\tR\aoutcome\x12\x14\n" +
+	"\x05title\x18\x04 \x01(\tR\x05title\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04file\x18\x06 \x01(\tR\x04file\x12\x12\n" +
+	"\x04line\x18\a \x01(\rR\x04line\"\x0f\n" +
 	"\rAttestRequest\"\xbb\x01\n" +
 	"\x0eAttestResponse\x12.\n" +
 	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x0e\n" +
@@ -2755,7 +3306,7 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x16\n" +
 	"\x06refuse\x18\x02 \x01(\bR\x06refuse\"C\n" +
 	"\x11PartitionResponse\x12.\n" +
-	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view2\x8b\a\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view2\xfe\a\n" +
 	"\aControl\x12S\n" +
 	"\x06Status\x12#.bailiwick.control.v1.StatusRequest\x1a$.bailiwick.control.v1.StatusResponse\x12\\\n" +
 	"\tListState\x12&.bailiwick.control.v1.ListStateRequest\x1a'.bailiwick.control.v1.ListStateResponse\x12Y\n" +
@@ -2764,7 +3315,8 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\tListCases\x12&.bailiwick.control.v1.ListCasesRequest\x1a'.bailiwick.control.v1.ListCasesResponse\x12Y\n" +
 	"\bShowCase\x12%.bailiwick.control.v1.ShowCaseRequest\x1a&.bailiwick.control.v1.ShowCaseResponse\x12V\n" +
 	"\aRelease\x12$.bailiwick.control.v1.ReleaseRequest\x1a%.bailiwick.control.v1.ReleaseResponse\x12J\n" +
-	"\x03Why\x12 .bailiwick.control.v1.WhyRequest\x1a!.bailiwick.control.v1.WhyResponse\x12S\n" +
+	"\x03Why\x12 .bailiwick.control.v1.WhyRequest\x1a!.bailiwick.control.v1.WhyResponse\x12q\n" +
+	"\x10ListAttestations\x12-.bailiwick.control.v1.ListAttestationsRequest\x1a..bailiwick.control.v1.ListAttestationsResponse\x12S\n" +
 	"\x06Attest\x12#.bailiwick.control.v1.AttestRequest\x1a$.bailiwick.control.v1.AttestResponse\x12\\\n" +
 	"\tPartition\x12&.bailiwick.control.v1.PartitionRequest\x1a'.bailiwick.control.v1.PartitionResponseBDZBgithub.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1b\x06proto3"
 
@@ -2780,115 +3332,135 @@ func file_cmd_internal_control_controlv1_control_proto_rawDescGZIP() []byte {
 	return file_cmd_internal_control_controlv1_control_proto_rawDescData
 }
 
-var file_cmd_internal_control_controlv1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 39)
+var file_cmd_internal_control_controlv1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_cmd_internal_control_controlv1_control_proto_goTypes = []any{
-	(*View)(nil),                  // 0: bailiwick.control.v1.View
-	(*Debt)(nil),                  // 1: bailiwick.control.v1.Debt
-	(*RegionDebt)(nil),            // 2: bailiwick.control.v1.RegionDebt
-	(*Lease)(nil),                 // 3: bailiwick.control.v1.Lease
-	(*StatusRequest)(nil),         // 4: bailiwick.control.v1.StatusRequest
-	(*StatusResponse)(nil),        // 5: bailiwick.control.v1.StatusResponse
-	(*NodeStatus)(nil),            // 6: bailiwick.control.v1.NodeStatus
-	(*Identity)(nil),              // 7: bailiwick.control.v1.Identity
-	(*Feed)(nil),                  // 8: bailiwick.control.v1.Feed
-	(*Policy)(nil),                // 9: bailiwick.control.v1.Policy
-	(*PolicyLevel)(nil),           // 10: bailiwick.control.v1.PolicyLevel
-	(*Trail)(nil),                 // 11: bailiwick.control.v1.Trail
-	(*PeerStatus)(nil),            // 12: bailiwick.control.v1.PeerStatus
-	(*RegionSummary)(nil),         // 13: bailiwick.control.v1.RegionSummary
-	(*Service)(nil),               // 14: bailiwick.control.v1.Service
-	(*ListStateRequest)(nil),      // 15: bailiwick.control.v1.ListStateRequest
-	(*ListStateResponse)(nil),     // 16: bailiwick.control.v1.ListStateResponse
-	(*StateItem)(nil),             // 17: bailiwick.control.v1.StateItem
-	(*PutStateRequest)(nil),       // 18: bailiwick.control.v1.PutStateRequest
-	(*PutStateResponse)(nil),      // 19: bailiwick.control.v1.PutStateResponse
-	(*DeleteStateRequest)(nil),    // 20: bailiwick.control.v1.DeleteStateRequest
-	(*DeleteStateResponse)(nil),   // 21: bailiwick.control.v1.DeleteStateResponse
-	(*ListCasesRequest)(nil),      // 22: bailiwick.control.v1.ListCasesRequest
-	(*ListCasesResponse)(nil),     // 23: bailiwick.control.v1.ListCasesResponse
-	(*Case)(nil),                  // 24: bailiwick.control.v1.Case
-	(*ShowCaseRequest)(nil),       // 25: bailiwick.control.v1.ShowCaseRequest
-	(*ShowCaseResponse)(nil),      // 26: bailiwick.control.v1.ShowCaseResponse
-	(*ReleaseRequest)(nil),        // 27: bailiwick.control.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),       // 28: bailiwick.control.v1.ReleaseResponse
-	(*WhyRequest)(nil),            // 29: bailiwick.control.v1.WhyRequest
-	(*WhyResponse)(nil),           // 30: bailiwick.control.v1.WhyResponse
-	(*Decision)(nil),              // 31: bailiwick.control.v1.Decision
-	(*Verdict)(nil),               // 32: bailiwick.control.v1.Verdict
-	(*AttestRequest)(nil),         // 33: bailiwick.control.v1.AttestRequest
-	(*AttestResponse)(nil),        // 34: bailiwick.control.v1.AttestResponse
-	(*PartitionRequest)(nil),      // 35: bailiwick.control.v1.PartitionRequest
-	(*PartitionResponse)(nil),     // 36: bailiwick.control.v1.PartitionResponse
-	nil,                           // 37: bailiwick.control.v1.Debt.RegionsEntry
-	nil,                           // 38: bailiwick.control.v1.RegionSummary.NodesEntry
-	(*timestamppb.Timestamp)(nil), // 39: google.protobuf.Timestamp
+	(*View)(nil),                     // 0: bailiwick.control.v1.View
+	(*Debt)(nil),                     // 1: bailiwick.control.v1.Debt
+	(*RegionDebt)(nil),               // 2: bailiwick.control.v1.RegionDebt
+	(*Lease)(nil),                    // 3: bailiwick.control.v1.Lease
+	(*StatusRequest)(nil),            // 4: bailiwick.control.v1.StatusRequest
+	(*StatusResponse)(nil),           // 5: bailiwick.control.v1.StatusResponse
+	(*NodeStatus)(nil),               // 6: bailiwick.control.v1.NodeStatus
+	(*Identity)(nil),                 // 7: bailiwick.control.v1.Identity
+	(*Attestation)(nil),              // 8: bailiwick.control.v1.Attestation
+	(*Feed)(nil),                     // 9: bailiwick.control.v1.Feed
+	(*Policy)(nil),                   // 10: bailiwick.control.v1.Policy
+	(*PolicyLevel)(nil),              // 11: bailiwick.control.v1.PolicyLevel
+	(*Trail)(nil),                    // 12: bailiwick.control.v1.Trail
+	(*PeerStatus)(nil),               // 13: bailiwick.control.v1.PeerStatus
+	(*RegionSummary)(nil),            // 14: bailiwick.control.v1.RegionSummary
+	(*Service)(nil),                  // 15: bailiwick.control.v1.Service
+	(*ListStateRequest)(nil),         // 16: bailiwick.control.v1.ListStateRequest
+	(*ListStateResponse)(nil),        // 17: bailiwick.control.v1.ListStateResponse
+	(*StateItem)(nil),                // 18: bailiwick.control.v1.StateItem
+	(*PutStateRequest)(nil),          // 19: bailiwick.control.v1.PutStateRequest
+	(*PutStateResponse)(nil),         // 20: bailiwick.control.v1.PutStateResponse
+	(*DeleteStateRequest)(nil),       // 21: bailiwick.control.v1.DeleteStateRequest
+	(*DeleteStateResponse)(nil),      // 22: bailiwick.control.v1.DeleteStateResponse
+	(*ListCasesRequest)(nil),         // 23: bailiwick.control.v1.ListCasesRequest
+	(*ListCasesResponse)(nil),        // 24: bailiwick.control.v1.ListCasesResponse
+	(*Case)(nil),                     // 25: bailiwick.control.v1.Case
+	(*ShowCaseRequest)(nil),          // 26: bailiwick.control.v1.ShowCaseRequest
+	(*ShowCaseResponse)(nil),         // 27: bailiwick.control.v1.ShowCaseResponse
+	(*ReleaseRequest)(nil),           // 28: bailiwick.control.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),          // 29: bailiwick.control.v1.ReleaseResponse
+	(*WhyRequest)(nil),               // 30: bailiwick.control.v1.WhyRequest
+	(*WhyResponse)(nil),              // 31: bailiwick.control.v1.WhyResponse
+	(*Decision)(nil),                 // 32: bailiwick.control.v1.Decision
+	(*Verdict)(nil),                  // 33: bailiwick.control.v1.Verdict
+	(*ListAttestationsRequest)(nil),  // 34: bailiwick.control.v1.ListAttestationsRequest
+	(*ListAttestationsResponse)(nil), // 35: bailiwick.control.v1.ListAttestationsResponse
+	(*NodeAttestation)(nil),          // 36: bailiwick.control.v1.NodeAttestation
+	(*Digests)(nil),                  // 37: bailiwick.control.v1.Digests
+	(*Check)(nil),                    // 38: bailiwick.control.v1.Check
+	(*AttestRequest)(nil),            // 39: bailiwick.control.v1.AttestRequest
+	(*AttestResponse)(nil),           // 40: bailiwick.control.v1.AttestResponse
+	(*PartitionRequest)(nil),         // 41: bailiwick.control.v1.PartitionRequest
+	(*PartitionResponse)(nil),        // 42: bailiwick.control.v1.PartitionResponse
+	nil,                              // 43: bailiwick.control.v1.Debt.RegionsEntry
+	nil,                              // 44: bailiwick.control.v1.RegionSummary.NodesEntry
+	nil,                              // 45: bailiwick.control.v1.NodeAttestation.PcrsEntry
+	nil,                              // 46: bailiwick.control.v1.NodeAttestation.DigestsEntry
+	(*timestamppb.Timestamp)(nil),    // 47: google.protobuf.Timestamp
 }
 var file_cmd_internal_control_controlv1_control_proto_depIdxs = []int32{
-	39, // 0: bailiwick.control.v1.View.as_of:type_name -> google.protobuf.Timestamp
+	47, // 0: bailiwick.control.v1.View.as_of:type_name -> google.protobuf.Timestamp
 	1,  // 1: bailiwick.control.v1.View.debt:type_name -> bailiwick.control.v1.Debt
 	3,  // 2: bailiwick.control.v1.View.lease:type_name -> bailiwick.control.v1.Lease
-	37, // 3: bailiwick.control.v1.Debt.regions:type_name -> bailiwick.control.v1.Debt.RegionsEntry
+	43, // 3: bailiwick.control.v1.Debt.regions:type_name -> bailiwick.control.v1.Debt.RegionsEntry
 	0,  // 4: bailiwick.control.v1.StatusResponse.view:type_name -> bailiwick.control.v1.View
 	6,  // 5: bailiwick.control.v1.StatusResponse.self:type_name -> bailiwick.control.v1.NodeStatus
-	12, // 6: bailiwick.control.v1.StatusResponse.peers:type_name -> bailiwick.control.v1.PeerStatus
-	13, // 7: bailiwick.control.v1.StatusResponse.regions:type_name -> bailiwick.control.v1.RegionSummary
-	14, // 8: bailiwick.control.v1.StatusResponse.services:type_name -> bailiwick.control.v1.Service
+	13, // 6: bailiwick.control.v1.StatusResponse.peers:type_name -> bailiwick.control.v1.PeerStatus
+	14, // 7: bailiwick.control.v1.StatusResponse.regions:type_name -> bailiwick.control.v1.RegionSummary
+	15, // 8: bailiwick.control.v1.StatusResponse.services:type_name -> bailiwick.control.v1.Service
 	7,  // 9: bailiwick.control.v1.NodeStatus.identity:type_name -> bailiwick.control.v1.Identity
-	8,  // 10: bailiwick.control.v1.NodeStatus.feed:type_name -> bailiwick.control.v1.Feed
-	9,  // 11: bailiwick.control.v1.NodeStatus.policy:type_name -> bailiwick.control.v1.Policy
-	11, // 12: bailiwick.control.v1.NodeStatus.trail:type_name -> bailiwick.control.v1.Trail
-	39, // 13: bailiwick.control.v1.Identity.svid_expires:type_name -> google.protobuf.Timestamp
-	39, // 14: bailiwick.control.v1.Identity.epoch_expires:type_name -> google.protobuf.Timestamp
-	10, // 15: bailiwick.control.v1.Policy.levels:type_name -> bailiwick.control.v1.PolicyLevel
-	39, // 16: bailiwick.control.v1.PolicyLevel.not_after:type_name -> google.protobuf.Timestamp
-	39, // 17: bailiwick.control.v1.Trail.at:type_name -> google.protobuf.Timestamp
-	39, // 18: bailiwick.control.v1.RegionSummary.at:type_name -> google.protobuf.Timestamp
-	38, // 19: bailiwick.control.v1.RegionSummary.nodes:type_name -> bailiwick.control.v1.RegionSummary.NodesEntry
-	14, // 20: bailiwick.control.v1.RegionSummary.services:type_name -> bailiwick.control.v1.Service
-	0,  // 21: bailiwick.control.v1.ListStateResponse.view:type_name -> bailiwick.control.v1.View
-	17, // 22: bailiwick.control.v1.ListStateResponse.items:type_name -> bailiwick.control.v1.StateItem
-	39, // 23: bailiwick.control.v1.StateItem.at:type_name -> google.protobuf.Timestamp
-	0,  // 24: bailiwick.control.v1.PutStateResponse.view:type_name -> bailiwick.control.v1.View
-	0,  // 25: bailiwick.control.v1.DeleteStateResponse.view:type_name -> bailiwick.control.v1.View
-	0,  // 26: bailiwick.control.v1.ListCasesResponse.view:type_name -> bailiwick.control.v1.View
-	24, // 27: bailiwick.control.v1.ListCasesResponse.cases:type_name -> bailiwick.control.v1.Case
-	39, // 28: bailiwick.control.v1.Case.since:type_name -> google.protobuf.Timestamp
-	0,  // 29: bailiwick.control.v1.ShowCaseResponse.view:type_name -> bailiwick.control.v1.View
-	24, // 30: bailiwick.control.v1.ShowCaseResponse.case:type_name -> bailiwick.control.v1.Case
-	0,  // 31: bailiwick.control.v1.ReleaseResponse.view:type_name -> bailiwick.control.v1.View
-	0,  // 32: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
-	31, // 33: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
-	39, // 34: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
-	32, // 35: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
-	0,  // 36: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
-	39, // 37: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
-	0,  // 38: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
-	2,  // 39: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
-	4,  // 40: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
-	15, // 41: bailiwick.control.v1.Control.ListState:input_type -> bailiwick.control.v1.ListStateRequest
-	18, // 42: bailiwick.control.v1.Control.PutState:input_type -> bailiwick.control.v1.PutStateRequest
-	20, // 43: bailiwick.control.v1.Control.DeleteState:input_type -> bailiwick.control.v1.DeleteStateRequest
-	22, // 44: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
-	25, // 45: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
-	27, // 46: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
-	29, // 47: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
-	33, // 48: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
-	35, // 49: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
-	5,  // 50: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
-	16, // 51: bailiwick.control.v1.Control.ListState:output_type -> bailiwick.control.v1.ListStateResponse
-	19, // 52: bailiwick.control.v1.Control.PutState:output_type -> bailiwick.control.v1.PutStateResponse
-	21, // 53: bailiwick.control.v1.Control.DeleteState:output_type -> bailiwick.control.v1.DeleteStateResponse
-	23, // 54: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
-	26, // 55: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
-	28, // 56: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
-	30, // 57: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
-	34, // 58: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
-	36, // 59: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
-	50, // [50:60] is the sub-list for method output_type
-	40, // [40:50] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	9,  // 10: bailiwick.control.v1.NodeStatus.feed:type_name -> bailiwick.control.v1.Feed
+	10, // 11: bailiwick.control.v1.NodeStatus.policy:type_name -> bailiwick.control.v1.Policy
+	12, // 12: bailiwick.control.v1.NodeStatus.trail:type_name -> bailiwick.control.v1.Trail
+	47, // 13: bailiwick.control.v1.Identity.svid_expires:type_name -> google.protobuf.Timestamp
+	47, // 14: bailiwick.control.v1.Identity.epoch_expires:type_name -> google.protobuf.Timestamp
+	8,  // 15: bailiwick.control.v1.Identity.attestation:type_name -> bailiwick.control.v1.Attestation
+	11, // 16: bailiwick.control.v1.Policy.levels:type_name -> bailiwick.control.v1.PolicyLevel
+	47, // 17: bailiwick.control.v1.PolicyLevel.not_after:type_name -> google.protobuf.Timestamp
+	47, // 18: bailiwick.control.v1.Trail.at:type_name -> google.protobuf.Timestamp
+	8,  // 19: bailiwick.control.v1.PeerStatus.attestation:type_name -> bailiwick.control.v1.Attestation
+	47, // 20: bailiwick.control.v1.RegionSummary.at:type_name -> google.protobuf.Timestamp
+	44, // 21: bailiwick.control.v1.RegionSummary.nodes:type_name -> bailiwick.control.v1.RegionSummary.NodesEntry
+	15, // 22: bailiwick.control.v1.RegionSummary.services:type_name -> bailiwick.control.v1.Service
+	0,  // 23: bailiwick.control.v1.ListStateResponse.view:type_name -> bailiwick.control.v1.View
+	18, // 24: bailiwick.control.v1.ListStateResponse.items:type_name -> bailiwick.control.v1.StateItem
+	47, // 25: bailiwick.control.v1.StateItem.at:type_name -> google.protobuf.Timestamp
+	0,  // 26: bailiwick.control.v1.PutStateResponse.view:type_name -> bailiwick.control.v1.View
+	0,  // 27: bailiwick.control.v1.DeleteStateResponse.view:type_name -> bailiwick.control.v1.View
+	0,  // 28: bailiwick.control.v1.ListCasesResponse.view:type_name -> bailiwick.control.v1.View
+	25, // 29: bailiwick.control.v1.ListCasesResponse.cases:type_name -> bailiwick.control.v1.Case
+	47, // 30: bailiwick.control.v1.Case.since:type_name -> google.protobuf.Timestamp
+	0,  // 31: bailiwick.control.v1.ShowCaseResponse.view:type_name -> bailiwick.control.v1.View
+	25, // 32: bailiwick.control.v1.ShowCaseResponse.case:type_name -> bailiwick.control.v1.Case
+	0,  // 33: bailiwick.control.v1.ReleaseResponse.view:type_name -> bailiwick.control.v1.View
+	0,  // 34: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
+	32, // 35: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
+	47, // 36: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
+	33, // 37: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
+	0,  // 38: bailiwick.control.v1.ListAttestationsResponse.view:type_name -> bailiwick.control.v1.View
+	36, // 39: bailiwick.control.v1.ListAttestationsResponse.items:type_name -> bailiwick.control.v1.NodeAttestation
+	8,  // 40: bailiwick.control.v1.NodeAttestation.attestation:type_name -> bailiwick.control.v1.Attestation
+	45, // 41: bailiwick.control.v1.NodeAttestation.pcrs:type_name -> bailiwick.control.v1.NodeAttestation.PcrsEntry
+	46, // 42: bailiwick.control.v1.NodeAttestation.digests:type_name -> bailiwick.control.v1.NodeAttestation.DigestsEntry
+	47, // 43: bailiwick.control.v1.NodeAttestation.endorsement_expires:type_name -> google.protobuf.Timestamp
+	38, // 44: bailiwick.control.v1.NodeAttestation.checks:type_name -> bailiwick.control.v1.Check
+	0,  // 45: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
+	47, // 46: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
+	0,  // 47: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
+	2,  // 48: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
+	37, // 49: bailiwick.control.v1.NodeAttestation.DigestsEntry.value:type_name -> bailiwick.control.v1.Digests
+	4,  // 50: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
+	16, // 51: bailiwick.control.v1.Control.ListState:input_type -> bailiwick.control.v1.ListStateRequest
+	19, // 52: bailiwick.control.v1.Control.PutState:input_type -> bailiwick.control.v1.PutStateRequest
+	21, // 53: bailiwick.control.v1.Control.DeleteState:input_type -> bailiwick.control.v1.DeleteStateRequest
+	23, // 54: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
+	26, // 55: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
+	28, // 56: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
+	30, // 57: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
+	34, // 58: bailiwick.control.v1.Control.ListAttestations:input_type -> bailiwick.control.v1.ListAttestationsRequest
+	39, // 59: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
+	41, // 60: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
+	5,  // 61: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
+	17, // 62: bailiwick.control.v1.Control.ListState:output_type -> bailiwick.control.v1.ListStateResponse
+	20, // 63: bailiwick.control.v1.Control.PutState:output_type -> bailiwick.control.v1.PutStateResponse
+	22, // 64: bailiwick.control.v1.Control.DeleteState:output_type -> bailiwick.control.v1.DeleteStateResponse
+	24, // 65: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
+	27, // 66: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
+	29, // 67: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
+	31, // 68: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
+	35, // 69: bailiwick.control.v1.Control.ListAttestations:output_type -> bailiwick.control.v1.ListAttestationsResponse
+	40, // 70: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
+	42, // 71: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
+	61, // [61:72] is the sub-list for method output_type
+	50, // [50:61] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlv1_control_proto_init() }
@@ -2902,7 +3474,7 @@ func file_cmd_internal_control_controlv1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlv1_control_proto_rawDesc), len(file_cmd_internal_control_controlv1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   39,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
