@@ -268,6 +268,9 @@ func (a *App) openLocal() (err error) {
 		return err
 	}
 	a.onStop(a.workloads.close)
+	if err := a.gauges(); err != nil {
+		return err
+	}
 	if a.cfg.Metrics.Listen.IsValid() {
 		if a.metricLis, err = net.Listen("tcp", a.cfg.Metrics.Listen.String()); err != nil {
 			return fmt.Errorf("metrics: %w", err)

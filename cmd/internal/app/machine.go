@@ -59,6 +59,9 @@ func openMachine(c config.Config, st *store.Store, log *slog.Logger) (*machine, 
 		if err == nil {
 			return m, nil
 		}
+		if !errors.Is(err, tpm.ErrDevice) {
+			return nil, err // there is a TPM: what is wrong with it must not make an unattested node of this one
+		}
 		if c.TPM.Mode == "required" || c.Enrol.TokenFile == "" {
 			return nil, fmt.Errorf("%w: %w", ErrNoTPM, err)
 		}

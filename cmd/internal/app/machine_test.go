@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"testing"
@@ -10,6 +11,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm/maker"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
 )
 
@@ -100,5 +102,51 @@ func TestStartsAreCounted(t *testing.T) {
 		if got := start(); got != epoch.Restored {
 			t.Errorf("start %d on a restored disk: %s, want restored until a new epoch begins", i+1, got)
 		}
+	}
+}
+
+// TestClearedTPM gives a node the TPM of another machine, as after a cleared or a
+// replaced one: it says so, whatever the mode, and does not join without.
+func TestClearedTPM(t *testing.T) {
+	dir := t.TempDir()
+	ca, err := maker.OpenCA(filepath.Join(dir, "maker"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	device := func(name string) string {
+		t.Helper()
+		soft, err := ca.Manufacture(context.Background(), filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := soft.Stop(); err != nil {
+				t.Error(err)
+			}
+		})
+		return soft.Path()
+	}
+	st := openStore(t, filepath.Join(dir, "state.db"))
+	c := config.Config{State: config.Path(dir)}
+	c.TPM.Mode, c.Enrol.TokenFile = "auto", "token"
+	c.TPM.Device = device("one")
+	m, err := openMachine(c, st, slog.New(slog.DiscardHandler))
+	if err != nil || !m.attested() {
+		t.Fatal(err)
+	}
+	if err := m.close(); err != nil {
+		t.Fatal(err)
+	}
+	c.TPM.Device = device("two")
+	if _, err := openMachine(c, st, slog.New(slog.DiscardHandler)); !errors.Is(err, tpm.ErrOtherTPM) || errors.Is(err, ErrNoTPM) {
+		t.Errorf("another TPM: %v", err)
+	}
+	c.TPM.Device = "unix:" + filepath.Join(dir, "nothing")
+	if m, err = openMachine(c, st, slog.New(slog.DiscardHandler)); err != nil || m.attested() {
+		t.Errorf("no TPM, and a token: %v", err)
+	}
+	c.TPM.Mode = "required"
+	if _, err := openMachine(c, st, slog.New(slog.DiscardHandler)); !errors.Is(err, ErrNoTPM) {
+		t.Errorf("no TPM, and one is required: %v", err)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"slices"
 	"time"
 
@@ -147,7 +148,11 @@ func (a *App) enforce(id spiffeid.ID, e quarantine.Effects) {
 
 // onMode hears that the autonomy lease ran out, or that the authority is back.
 func (a *App) onMode(from, to authority.Mode) {
-	a.log.Warn("the autonomy lease changes what this node may do", "from", from, "to", to)
+	level := slog.LevelWarn
+	if to == authority.Full {
+		level = slog.LevelInfo
+	}
+	a.log.Log(context.Background(), level, "the autonomy lease changes what this node may do", "from", from, "to", to)
 	select {
 	case a.recheck <- struct{}{}:
 	default: // it is to be done anyway
