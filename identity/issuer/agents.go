@@ -49,10 +49,11 @@ type agent struct {
 
 	Selectors []string `cbor:"17,keyasint,omitempty"` // type:value, of the evidence
 	Expires   int64    `cbor:"18,keyasint,omitempty"` // of the newest SVID, Unix seconds
+	Unbound   bool     `cbor:"19,keyasint,omitempty"` // a TPM attested, and not the CSR's key
 }
 
 func newAgent(kind string, a Attested, now time.Time) (agent, error) {
-	r := agent{Type: kind, TPM: a.TPM, Reattest: a.Reattest, At: now.Unix(), Maker: a.Maker, ResetCount: a.ResetCount, Starts: a.Starts, Epoch: a.Epoch, Selectors: a.Selectors}
+	r := agent{Type: kind, TPM: a.TPM, Reattest: a.Reattest, At: now.Unix(), Maker: a.Maker, ResetCount: a.ResetCount, Starts: a.Starts, Epoch: a.Epoch, Selectors: a.Selectors, Unbound: a.Unbound}
 	if a.TPM {
 		r.EKHash = a.EKHash[:]
 	}
@@ -132,7 +133,7 @@ type attestLeaf struct {
 }
 
 type issueLeaf struct {
-	What     string `cbor:"what"` // agent, node, workload, jwt, server, epoch, endorsement
+	What     string `cbor:"what"` // agent, node, workload, jwt, server, epoch, endorsement, devid
 	To       string `cbor:"to"`   // who asked
 	ID       string `cbor:"id"`   // who it is for
 	Serial   []byte `cbor:"serial,omitempty"`

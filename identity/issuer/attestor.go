@@ -23,6 +23,10 @@ var ErrToken = errors.New("join token refused: it is unknown, expired, or was us
 // that binds evidence to the channel it came over.
 const ExporterLabel = "EXPORTER-bailiwick-attest"
 
+// DevIDExporterLabel names the exporter, likewise, that binds a DevID request to its
+// channel.
+const DevIDExporterLabel = "EXPORTER-bailiwick-devid"
+
 // ExporterSize is the length of that exporter, in bytes.
 const ExporterSize = 32
 
@@ -62,6 +66,9 @@ type Attested struct {
 	ResetCount uint32
 	Starts     uint64
 	Epoch      uint64
+	// Unbound says that the evidence is of a TPM, and the CSR's key not proven to be in
+	// it: such an agent gets no epoch certificate.
+	Unbound bool
 	// Selectors say what is known of the machine, as type:value; node aliases match
 	// them.
 	Selectors []string

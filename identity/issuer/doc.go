@@ -14,6 +14,7 @@
 //	SVID/BatchNewX509SVID       agent or node SVID      at most 500 a call
 //	SVID/NewJWTSVID             agent or node SVID      a bearer token, for the audience named
 //	Issuer/Enrol                agent SVID              epoch certificates, AK endorsement, trust records
+//	Issuer/CertifyDevID         agent SVID              a DevID certificate, for a stock SPIRE server to judge
 //
 // Every other method of those services answers Unimplemented. TLS is 1.3 without
 // tickets; the server is spiffe://<trust domain>/spire/server, certified by its
@@ -42,6 +43,14 @@
 // region's trust record names it. Retiring is refused while an identity that the
 // authority signed is valid; the answer says whose. When an authority becomes
 // active, the one before is old and signs nothing.
+//
+// # Evidence
+//
+//	bailiwick_tpm   EK, quote, keys that live in the TPM: package tpm
+//	tpm_devid       SPIRE's: a DevID of the operator's in a TPM; with our key binding
+//	                also the CSR's key, without it no epoch certificate
+//	x509pop         SPIRE's: a certificate of the operator's; `unattested`
+//	join_token      SPIRE's: once; `unattested`
 //
 // # Names
 //

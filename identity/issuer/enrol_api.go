@@ -40,6 +40,9 @@ func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issu
 	if c.node.SPIFFEID.IsZero() {
 		return nil, refuse(codes.FailedPrecondition, "no entry gives %s a name: add one with this parent", c.id)
 	}
+	if c.record.Unbound {
+		return nil, refuse(codes.FailedPrecondition, "the key of %s is not proven to live in its TPM: attest by bailiwick_tpm, or with a key binding", c.id)
+	}
 	feed, err := feedKey(c, req.GetFeedKey())
 	if err != nil {
 		return nil, refuse(codes.InvalidArgument, "feed key: %v", err)
@@ -80,7 +83,7 @@ func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issu
 		leaves = append(leaves, issueLeaf{What: "epoch", To: c.id.String(), ID: c.node.SPIFFEID.String(), Key: feedHash[:],
 			NotAfter: now.Add(epoch.DefaultLifetime).Unix(), Epoch: n, Class: class})
 	}
-	if c.record.TPM {
+	if len(c.record.AK) > 0 {
 		e, err := s.endorsement(c, now)
 		if err == nil {
 			out.AkEndorsement, err = endorse.Sign(s.cfg.Authority, e)

@@ -86,6 +86,8 @@ type Config struct {
 	Standing func(spiffeid.ID) error
 	// Attestors judge evidence, one for each type. None: nobody gets in.
 	Attestors []Attestor
+	// DevID certifies DevIDs for stock SPIRE servers. Nil: it does not.
+	DevID *DevIDCA
 	// Entries say who may have which ID.
 	Entries []Entry
 	// Trust knows the trust records of this and other regions: it answers

@@ -15,6 +15,7 @@ import (
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
 	svidv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/svid/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 )
 
@@ -208,7 +209,11 @@ func (c *Client) Renew(ctx context.Context, key crypto.Signer) (*x509svid.SVID, 
 
 // PostStatus tells the server which bundle is in use.
 func (c *Client) PostStatus(ctx context.Context, bundleSerial uint64, version string) error {
-	_, err := agentv1.NewAgentClient(c.conn).PostStatus(ctx, &agentv1.PostStatusRequest{CurrentBundleSerial: bundleSerial, AgentVersion: version})
+	return c.postStatus(ctx, bundleSerial, version)
+}
+
+func (c *Client) postStatus(ctx context.Context, bundleSerial uint64, version string, opts ...grpc.CallOption) error {
+	_, err := agentv1.NewAgentClient(c.conn).PostStatus(ctx, &agentv1.PostStatusRequest{CurrentBundleSerial: bundleSerial, AgentVersion: version}, opts...)
 	return c.conn.explain(err)
 }
 

@@ -13,6 +13,7 @@
 //	Entries        what this machine may ask SVIDs for
 //	NewX509SVIDs   SVIDs of entries, for keys of the caller's choice
 //	Renew          a new agent SVID, for agents that cannot attest again
+//	CertifyDevID   bailiwick only: a certificate for "tpm_devid" at a stock server
 //	Enrol          bailiwick only: epoch certificates, AK endorsement, trust records
 //	NewJWTSVID     a bearer token of an entry
 //	Bundle         the region's roots as the server sees them; TrustBundle: JWT keys too

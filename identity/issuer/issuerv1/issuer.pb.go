@@ -24,6 +24,124 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type CertifyDevIDRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// TPMT_PUBLIC of the key.
+	Public []byte `protobuf:"bytes,1,opt,name=public,proto3" json:"public,omitempty"`
+	// TPMS_ATTEST: the AK certifies the key. Its qualifying data binds it to this
+	// channel by the TLS exporter "EXPORTER-bailiwick-devid".
+	Attest []byte `protobuf:"bytes,2,opt,name=attest,proto3" json:"attest,omitempty"`
+	// TPMT_SIGNATURE of attest by the AK.
+	Signature     []byte `protobuf:"bytes,3,opt,name=signature,proto3" json:"signature,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertifyDevIDRequest) Reset() {
+	*x = CertifyDevIDRequest{}
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertifyDevIDRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertifyDevIDRequest) ProtoMessage() {}
+
+func (x *CertifyDevIDRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertifyDevIDRequest.ProtoReflect.Descriptor instead.
+func (*CertifyDevIDRequest) Descriptor() ([]byte, []int) {
+	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{0}
+}
+
+func (x *CertifyDevIDRequest) GetPublic() []byte {
+	if x != nil {
+		return x.Public
+	}
+	return nil
+}
+
+func (x *CertifyDevIDRequest) GetAttest() []byte {
+	if x != nil {
+		return x.Attest
+	}
+	return nil
+}
+
+func (x *CertifyDevIDRequest) GetSignature() []byte {
+	if x != nil {
+		return x.Signature
+	}
+	return nil
+}
+
+type CertifyDevIDResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// DER, the DevID's own certificate first; the authority's is not in it.
+	Chain [][]byte `protobuf:"bytes,1,rep,name=chain,proto3" json:"chain,omitempty"`
+	// DER of the authority's certificate.
+	Authority     []byte `protobuf:"bytes,2,opt,name=authority,proto3" json:"authority,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CertifyDevIDResponse) Reset() {
+	*x = CertifyDevIDResponse{}
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CertifyDevIDResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CertifyDevIDResponse) ProtoMessage() {}
+
+func (x *CertifyDevIDResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CertifyDevIDResponse.ProtoReflect.Descriptor instead.
+func (*CertifyDevIDResponse) Descriptor() ([]byte, []int) {
+	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *CertifyDevIDResponse) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *CertifyDevIDResponse) GetAuthority() []byte {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
 type EnrolRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// PKIX DER of the P-256 feed key. With a TPM it may be empty and must
@@ -39,7 +157,7 @@ type EnrolRequest struct {
 
 func (x *EnrolRequest) Reset() {
 	*x = EnrolRequest{}
-	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[0]
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -51,7 +169,7 @@ func (x *EnrolRequest) String() string {
 func (*EnrolRequest) ProtoMessage() {}
 
 func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[0]
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -64,7 +182,7 @@ func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolRequest.ProtoReflect.Descriptor instead.
 func (*EnrolRequest) Descriptor() ([]byte, []int) {
-	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{0}
+	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *EnrolRequest) GetFeedKey() []byte {
@@ -106,7 +224,7 @@ type EnrolResponse struct {
 
 func (x *EnrolResponse) Reset() {
 	*x = EnrolResponse{}
-	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[1]
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -118,7 +236,7 @@ func (x *EnrolResponse) String() string {
 func (*EnrolResponse) ProtoMessage() {}
 
 func (x *EnrolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[1]
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -131,7 +249,7 @@ func (x *EnrolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolResponse.ProtoReflect.Descriptor instead.
 func (*EnrolResponse) Descriptor() ([]byte, []int) {
-	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{1}
+	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *EnrolResponse) GetSpiffeId() string {
@@ -173,7 +291,14 @@ var File_identity_issuer_issuerv1_issuer_proto protoreflect.FileDescriptor
 
 const file_identity_issuer_issuerv1_issuer_proto_rawDesc = "" +
 	"\n" +
-	"%identity/issuer/issuerv1/issuer.proto\x12\x13bailiwick.issuer.v1\"\\\n" +
+	"%identity/issuer/issuerv1/issuer.proto\x12\x13bailiwick.issuer.v1\"c\n" +
+	"\x13CertifyDevIDRequest\x12\x16\n" +
+	"\x06public\x18\x01 \x01(\fR\x06public\x12\x16\n" +
+	"\x06attest\x18\x02 \x01(\fR\x06attest\x12\x1c\n" +
+	"\tsignature\x18\x03 \x01(\fR\tsignature\"J\n" +
+	"\x14CertifyDevIDResponse\x12\x14\n" +
+	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x1c\n" +
+	"\tauthority\x18\x02 \x01(\fR\tauthority\"\\\n" +
 	"\fEnrolRequest\x12\x19\n" +
 	"\bfeed_key\x18\x01 \x01(\fR\afeedKey\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1b\n" +
@@ -183,9 +308,10 @@ const file_identity_issuer_issuerv1_issuer_proto_rawDesc = "" +
 	"\flimits_class\x18\x02 \x01(\tR\vlimitsClass\x12-\n" +
 	"\x12epoch_certificates\x18\x03 \x03(\fR\x11epochCertificates\x12%\n" +
 	"\x0eak_endorsement\x18\x04 \x01(\fR\rakEndorsement\x12#\n" +
-	"\rtrust_records\x18\x05 \x03(\fR\ftrustRecords2X\n" +
+	"\rtrust_records\x18\x05 \x03(\fR\ftrustRecords2\xbd\x01\n" +
 	"\x06Issuer\x12N\n" +
-	"\x05Enrol\x12!.bailiwick.issuer.v1.EnrolRequest\x1a\".bailiwick.issuer.v1.EnrolResponseB>Z<github.com/bailiwick-mesh/bailiwick/identity/issuer/issuerv1b\x06proto3"
+	"\x05Enrol\x12!.bailiwick.issuer.v1.EnrolRequest\x1a\".bailiwick.issuer.v1.EnrolResponse\x12c\n" +
+	"\fCertifyDevID\x12(.bailiwick.issuer.v1.CertifyDevIDRequest\x1a).bailiwick.issuer.v1.CertifyDevIDResponseB>Z<github.com/bailiwick-mesh/bailiwick/identity/issuer/issuerv1b\x06proto3"
 
 var (
 	file_identity_issuer_issuerv1_issuer_proto_rawDescOnce sync.Once
@@ -199,16 +325,20 @@ func file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP() []byte {
 	return file_identity_issuer_issuerv1_issuer_proto_rawDescData
 }
 
-var file_identity_issuer_issuerv1_issuer_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_identity_issuer_issuerv1_issuer_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
 var file_identity_issuer_issuerv1_issuer_proto_goTypes = []any{
-	(*EnrolRequest)(nil),  // 0: bailiwick.issuer.v1.EnrolRequest
-	(*EnrolResponse)(nil), // 1: bailiwick.issuer.v1.EnrolResponse
+	(*CertifyDevIDRequest)(nil),  // 0: bailiwick.issuer.v1.CertifyDevIDRequest
+	(*CertifyDevIDResponse)(nil), // 1: bailiwick.issuer.v1.CertifyDevIDResponse
+	(*EnrolRequest)(nil),         // 2: bailiwick.issuer.v1.EnrolRequest
+	(*EnrolResponse)(nil),        // 3: bailiwick.issuer.v1.EnrolResponse
 }
 var file_identity_issuer_issuerv1_issuer_proto_depIdxs = []int32{
-	0, // 0: bailiwick.issuer.v1.Issuer.Enrol:input_type -> bailiwick.issuer.v1.EnrolRequest
-	1, // 1: bailiwick.issuer.v1.Issuer.Enrol:output_type -> bailiwick.issuer.v1.EnrolResponse
-	1, // [1:2] is the sub-list for method output_type
-	0, // [0:1] is the sub-list for method input_type
+	2, // 0: bailiwick.issuer.v1.Issuer.Enrol:input_type -> bailiwick.issuer.v1.EnrolRequest
+	0, // 1: bailiwick.issuer.v1.Issuer.CertifyDevID:input_type -> bailiwick.issuer.v1.CertifyDevIDRequest
+	3, // 2: bailiwick.issuer.v1.Issuer.Enrol:output_type -> bailiwick.issuer.v1.EnrolResponse
+	1, // 3: bailiwick.issuer.v1.Issuer.CertifyDevID:output_type -> bailiwick.issuer.v1.CertifyDevIDResponse
+	2, // [2:4] is the sub-list for method output_type
+	0, // [0:2] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -225,7 +355,7 @@ func file_identity_issuer_issuerv1_issuer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_identity_issuer_issuerv1_issuer_proto_rawDesc), len(file_identity_issuer_issuerv1_issuer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   4,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -22,7 +22,8 @@ import (
 const _ = grpc.SupportPackageIsVersion9
 
 const (
-	Issuer_Enrol_FullMethodName = "/bailiwick.issuer.v1.Issuer/Enrol"
+	Issuer_Enrol_FullMethodName        = "/bailiwick.issuer.v1.Issuer/Enrol"
+	Issuer_CertifyDevID_FullMethodName = "/bailiwick.issuer.v1.Issuer/CertifyDevID"
 )
 
 // IssuerClient is the client API for Issuer service.
@@ -34,6 +35,9 @@ type IssuerClient interface {
 	// The caller presents the agent SVID it got by AttestAgent. It may be called
 	// again at any time; for the same feed key and epoch it renews.
 	Enrol(ctx context.Context, in *EnrolRequest, opts ...grpc.CallOption) (*EnrolResponse, error)
+	// CertifyDevID certifies a key that lives in the TPM the caller attested with
+	// (bailiwick_tpm), so that a stock SPIRE server takes it for "tpm_devid".
+	CertifyDevID(ctx context.Context, in *CertifyDevIDRequest, opts ...grpc.CallOption) (*CertifyDevIDResponse, error)
 }
 
 type issuerClient struct {
@@ -54,6 +58,16 @@ func (c *issuerClient) Enrol(ctx context.Context, in *EnrolRequest, opts ...grpc
 	return out, nil
 }
 
+func (c *issuerClient) CertifyDevID(ctx context.Context, in *CertifyDevIDRequest, opts ...grpc.CallOption) (*CertifyDevIDResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(CertifyDevIDResponse)
+	err := c.cc.Invoke(ctx, Issuer_CertifyDevID_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // IssuerServer is the server API for Issuer service.
 // All implementations must embed UnimplementedIssuerServer
 // for forward compatibility.
@@ -63,6 +77,9 @@ type IssuerServer interface {
 	// The caller presents the agent SVID it got by AttestAgent. It may be called
 	// again at any time; for the same feed key and epoch it renews.
 	Enrol(context.Context, *EnrolRequest) (*EnrolResponse, error)
+	// CertifyDevID certifies a key that lives in the TPM the caller attested with
+	// (bailiwick_tpm), so that a stock SPIRE server takes it for "tpm_devid".
+	CertifyDevID(context.Context, *CertifyDevIDRequest) (*CertifyDevIDResponse, error)
 	mustEmbedUnimplementedIssuerServer()
 }
 
@@ -75,6 +92,9 @@ type UnimplementedIssuerServer struct{}
 
 func (UnimplementedIssuerServer) Enrol(context.Context, *EnrolRequest) (*EnrolResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Enrol not implemented")
+}
+func (UnimplementedIssuerServer) CertifyDevID(context.Context, *CertifyDevIDRequest) (*CertifyDevIDResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method CertifyDevID not implemented")
 }
 func (UnimplementedIssuerServer) mustEmbedUnimplementedIssuerServer() {}
 func (UnimplementedIssuerServer) testEmbeddedByValue()                {}
@@ -115,6 +135,24 @@ func _Issuer_Enrol_Handler(srv interface{}, ctx context.Context, dec func(interf
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Issuer_CertifyDevID_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(CertifyDevIDRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IssuerServer).CertifyDevID(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Issuer_CertifyDevID_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IssuerServer).CertifyDevID(ctx, req.(*CertifyDevIDRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Issuer_ServiceDesc is the grpc.ServiceDesc for Issuer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -125,6 +163,10 @@ var Issuer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "Enrol",
 			Handler:    _Issuer_Enrol_Handler,
+		},
+		{
+			MethodName: "CertifyDevID",
+			Handler:    _Issuer_CertifyDevID_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},
