@@ -121,9 +121,12 @@ func (r *Replica) restore(c *feed.Chain, f feed.FeedID) error {
 	return nil
 }
 
-// scan reads stored records of a feed from seq on until fn returns false.
+// scan reads the records of a feed from seq on until fn returns false: those of
+// the store, then those of this batch. Peers hear of a record before it is
+// durable here and may ask for it at once.
 func (r *Replica) scan(f feed.FeedID, seq uint64, fn func(feed.Record) (bool, error)) error {
-	return r.cfg.Store.View(func(tx *store.Tx) error {
+	more := true
+	err := r.cfg.Store.View(func(tx *store.Tx) error {
 		var err error
 		prefix := feedKey(f)
 		tx.Range(bucketRecords, recordKey(f, seq), func(k, v []byte) bool {
@@ -135,19 +138,25 @@ func (r *Replica) scan(f feed.FeedID, seq uint64, fn func(feed.Record) (bool, er
 				err = fmt.Errorf("%w: stored record %d of %s: %w", feed.ErrChain, binary.BigEndian.Uint64(k[len(prefix):]), f, err)
 				return false
 			}
-			var more bool
+			seq = rec.Seq + 1
 			more, err = fn(rec)
 			return more && err == nil
 		})
 		return err
 	})
+	for err == nil && more {
+		rec, ok := r.fresh[f][seq]
+		if !ok {
+			return nil
+		}
+		seq++
+		more, err = fn(rec)
+	}
+	return err
 }
 
-// statementAt gives package feed a header back: of this batch, or of the store.
+// statementAt gives package feed a header back.
 func (r *Replica) statementAt(f feed.FeedID, seq uint64) []byte {
-	if rec, ok := r.fresh[f][seq]; ok {
-		return rec.Statement()
-	}
 	var out []byte
 	err := r.scan(f, seq, func(rec feed.Record) (bool, error) {
 		if rec.Seq == seq {
