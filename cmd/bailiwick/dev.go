@@ -115,15 +115,21 @@ func devPoisonCommand(o *options) *cobra.Command {
 }
 
 func devTamperCommand(o *options) *cobra.Command {
+	var unasked bool
 	c := devVerb("tamper NODE", "Extend one PCR of a node's TPM: its next attestation fails", cobra.ExactArgs(1),
 		func(ctx context.Context, f *dev.Fleet, args []string) error {
-			result, err := dev.Tamper(ctx, f, args[0])
+			tamper := dev.Tamper
+			if unasked {
+				tamper = dev.TamperUnasked
+			}
+			result, err := tamper(ctx, f, args[0])
 			if err != nil {
 				return err
 			}
 			return o.tell(map[string]any{"node": args[0], "result": []string{result}},
 				result, args[0]+" keeps the identity it has until that expires; a restart of the fleet resets its TPM")
 		})
+	c.Flags().BoolVar(&unasked, "unasked", false, "have nobody attest; wait until its peers notice by themselves")
 	c.ValidArgsFunction = completeNode
 	return c
 }

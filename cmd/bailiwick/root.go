@@ -83,7 +83,7 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 unreachable, 4 denied, 5 degraded.`,
 		commands []*cobra.Command
 	}{
 		{"Run:", []*cobra.Command{runCommand(o), devCommand(o)}},
-		{"Ask a node:", []*cobra.Command{statusCommand(o), getCommand(o), whyCommand(o), quarantineCommand(o)}},
+		{"Ask a node:", []*cobra.Command{statusCommand(o), getCommand(o), whyCommand(o), attestCommand(o), quarantineCommand(o)}},
 		{"Tell a node:", []*cobra.Command{putCommand(o), deleteCommand(o)}},
 		{"Offline:", []*cobra.Command{checkCommand(o), trailCommand(o), explainCommand(o), versionCommand(o)}},
 	} {

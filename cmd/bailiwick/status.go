@@ -197,11 +197,25 @@ func peerTable(w io.Writer, got []*controlv1.StatusResponse) {
 			if p.StateAgeSeconds >= 0 {
 				age = output.Span(seconds(p.StateAgeSeconds))
 			}
-			rows = append(rows, []string{shortID(s.Self.SpiffeId), shortID(p.SpiffeId), p.Standing, up, age, p.Hint, p.Reason})
+			rows = append(rows, []string{shortID(s.Self.SpiffeId), shortID(p.SpiffeId), p.Standing, up, age, attestedText(p), p.Hint, p.Reason})
 		}
 	}
 	fmt.Fprintln(w)
-	output.Columns(w, "SEEN_BY PEER STANDING LINK STATE_AGE HINT REASON", rows)
+	output.Columns(w, "SEEN_BY PEER STANDING LINK STATE_AGE ATTESTED HINT REASON", rows)
+}
+
+// attestedText is how a peer proved its machine, how long ago, and what refuses it.
+func attestedText(p *controlv1.PeerStatus) string {
+	a := p.Attestation
+	switch {
+	case a == nil:
+		return orDash(p.AttestedBy)
+	case a.Rule != "":
+		return "refused: " + a.Rule
+	case a.AgeSeconds < 0:
+		return p.AttestedBy
+	}
+	return p.AttestedBy + " " + output.Span(seconds(a.AgeSeconds))
 }
 
 // shortID leaves out what a reader of a table knows: spiffe://east.dev.example/node/n1

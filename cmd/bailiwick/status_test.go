@@ -78,11 +78,11 @@ n3    ok           tpm 59m59s (stale)  2/17   1/2    3 records 4s old  connected
 n0: does not answer
 n3: renewal fails: no issuer
 
-SEEN_BY  PEER  STANDING     LINK      STATE_AGE  HINT   REASON
-n1       n2    ok           up 0.5ms  3s         alive
-n1       n9    quarantined  down      -                 equivocation
-n3       n2    ok           up 0.5ms  3s         alive
-n3       n9    quarantined  down      -                 equivocation
+SEEN_BY  PEER  STANDING     LINK      STATE_AGE  ATTESTED  HINT   REASON
+n1       n2    ok           up 0.5ms  3s         -         alive
+n1       n9    quarantined  down      -          -                equivocation
+n3       n2    ok           up 0.5ms  3s         -         alive
+n3       n9    quarantined  down      -          -                equivocation
 `
 	if out.String() != want {
 		t.Errorf("got:\n%s\nwant:\n%s", out.String(), want)

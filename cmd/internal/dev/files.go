@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"text/template"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -27,7 +28,7 @@ tpm:
   boot_log: {{quote .BootLog}}
 
 attest:
-  interval: 10s
+  interval: {{.Interval}}
 
 trust:
   global_keys: [{{quote .GlobalKey}}]
@@ -116,6 +117,7 @@ entries:
 type nodeFile struct {
 	Node
 	Device, BootLog            string
+	Interval                   time.Duration
 	GlobalKey                  string
 	Records                    []string
 	Enrol                      netip.AddrPort
@@ -130,7 +132,7 @@ type nodeFile struct {
 // writeNode writes a node's configuration.
 func (f *Fleet) writeNode(n Node, soft *maker.SoftTPM) error {
 	file := nodeFile{
-		Node: n, Device: soft.Path(), BootLog: soft.BootLog(),
+		Node: n, Device: soft.Path(), BootLog: soft.BootLog(), Interval: quoteEvery,
 		GlobalKey: f.globalKey(), Enrol: f.first(n.Region).Issuer,
 		GlobalPolicy: f.globalPolicy(), RegionPolicy: f.regionPolicy(n.Region),
 		IssuerKeys: f.issuerKeys(n.Region), AuthorityKeys: f.authorityKeys(n.Region),

@@ -76,4 +76,10 @@ var dev = []Entry{
 		Meaning: "The node is quarantined already: whoever speaks in its name is refused. It was left alone.",
 		Fix:     "See bailiwick quarantine list. Let it back in with bailiwick quarantine release ID --reason TEXT and start it with bailiwick dev --detach, or poison another node.",
 	},
+	{
+		Code: "BW9013", Is: fleet.ErrUnnoticed,
+		Title:   "A peer did not notice the tampered machine",
+		Meaning: "Two intervals after its TPM was tampered with, a node of the region still takes the machine for good: no new evidence reached it, or it was accepted.",
+		Fix:     "See bailiwick attest show and bailiwick attest explain NODE on the peer the message names; if the evidence is new and accepted, report it with the log files below .dev/nodes.",
+	},
 }
