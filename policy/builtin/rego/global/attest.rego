@@ -80,11 +80,39 @@ deny contains "pcr-unexplained" if {
 	not pcr in data.attest.unexplained_pcrs
 }
 
+# METADATA
+# title: What was booted is in none of the reference sets
+# description: Without reference sets nothing is asked. An update is announced by adding the set of
+#   the next boot beside that of the last, before it is installed.
+deny contains "reference-mismatch" if {
+	by_tpm
+	count(data.attest.references) > 0
+	not referenced
+}
+
 by_tpm if input.attest.method in {"bailiwick_tpm", "tpm_devid"}
 
 excepted if input.attest.ek.maker in data.attest.secure_boot_exceptions
 
 excepted if input.attest.ek.sha256 in data.attest.secure_boot_exceptions
+
+referenced if {
+	some reference in data.attest.references
+	count(reference.digests) > 0
+	every pcr, digests in reference.digests {
+		input.attest.boot.digests[pcr] == digests
+	}
+	lines_match(reference)
+	maker_matches(reference)
+}
+
+lines_match(reference) if not reference.command_lines
+
+lines_match(reference) if reference.command_lines == input.attest.boot.command_lines
+
+maker_matches(reference) if not reference.maker
+
+maker_matches(reference) if reference.maker == input.attest.ek.maker
 
 denied_word(word) if word in data.attest.denied_words
 

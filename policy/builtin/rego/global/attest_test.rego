@@ -105,6 +105,54 @@ test_pcr_unexplained if {
 	attest.deny == {"pcr-unexplained"} with input as i with data.attest as settings
 }
 
+with_references(list) := json.patch(settings, [{"op": "add", "path": "/references", "value": list}])
+
+now := {"name": "N", "maker": "id:494E5443", "command_lines": ["/vmlinuz root=/dev/vda ro"], "digests": {"4": ["aa", "bb"], "7": ["cc"]}}
+
+next := {"name": "N+1", "digests": {"4": ["aa", "dd"]}}
+
+booted(digests) := patched([{"op": "add", "path": "/attest/boot/digests", "value": digests}])
+
+test_no_references if {
+	attest.deny == set() with input as good with data.attest as with_references([])
+}
+
+test_reference_matches if {
+	i := booted({"4": ["aa", "bb"], "7": ["cc"], "8": ["ee"]})
+	attest.deny == set() with input as i with data.attest as with_references([now])
+	attest.deny == set() with input as i with data.attest as with_references([next, now])
+}
+
+test_announced_update_matches if {
+	i := booted({"4": ["aa", "dd"], "7": ["cc"]})
+	attest.deny == {"reference-mismatch"} with input as i with data.attest as with_references([now])
+	attest.deny == set() with input as i with data.attest as with_references([now, next])
+}
+
+test_reference_mismatch if {
+	every digests in [{"4": ["bb", "aa"], "7": ["cc"]}, {"4": ["aa", "bb", "xx"], "7": ["cc"]}, {"4": ["aa", "bb"]}, {}] {
+		attest.deny == {"reference-mismatch"} with input as booted(digests) with data.attest as with_references([now])
+	}
+	attest.deny == {"reference-mismatch"} with input as good with data.attest as with_references([now])
+}
+
+test_reference_other_command_line_or_maker if {
+	i := booted({"4": ["aa", "bb"], "7": ["cc"]})
+	line := json.patch(now, [{"op": "replace", "path": "/command_lines", "value": ["/vmlinuz"]}])
+	attest.deny == {"reference-mismatch"} with input as i with data.attest as with_references([line])
+	maker := json.patch(now, [{"op": "replace", "path": "/maker", "value": "id:49465800"}])
+	attest.deny == {"reference-mismatch"} with input as i with data.attest as with_references([maker])
+}
+
+test_empty_reference_matches_nothing if {
+	attest.deny == {"reference-mismatch"} with input as good with data.attest as with_references([{"name": "empty", "digests": {}}])
+}
+
+test_reference_is_not_asked_of_tokens if {
+	i := patched([{"op": "replace", "path": "/attest/method", "value": "join_token"}])
+	attest.deny == set() with input as i with data.attest as with_references([now])
+}
+
 test_token_is_refused if {
 	i := patched([{"op": "replace", "path": "/attest/method", "value": "join_token"}])
 	attest.allow == set() with input as i with data.attest as settings
