@@ -52,6 +52,16 @@
 //	x509pop         SPIRE's: a certificate of the operator's; `unattested`
 //	join_token      SPIRE's: once; `unattested`
 //
+// # Nested
+//
+// A CA may be certified by another authority of its trust domain ([Upstream]): a
+// real SPIRE server. Its root then lives a day at most and is replaced at half of
+// its life; the region's anchors are the upstream's, and upstream.json keeps them.
+// SVIDs carry the certificates up to the anchor. A successor is used only if it
+// ends later than the one in use and leads to an anchor that was in the bundle
+// before. While the upstream is away, the issuer goes on until its authority ends.
+// JWT keys are ours, and published upstream.
+//
 // # Names
 //
 // Evidence of type T about N gives the agent ID /spire/agent/T/N. An [Entry]

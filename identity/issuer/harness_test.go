@@ -86,6 +86,7 @@ func newRegion(t *testing.T, change func(*issuer.Config)) *region {
 	if change != nil {
 		change(&cfg)
 	}
+	r.ca = cfg.CA
 	r.server, err = issuer.New(cfg)
 	if err != nil {
 		t.Fatal(err)
@@ -103,7 +104,7 @@ func newRegion(t *testing.T, change func(*issuer.Config)) *region {
 			t.Error(err)
 		}
 	})
-	r.cfg = spire.Config{Addr: l.Addr().String(), TrustDomain: east, Bundles: r.ca.Bundle()}
+	r.cfg = spire.Config{Addr: l.Addr().String(), TrustDomain: east, Bundles: r.ca}
 	return r
 }
 

@@ -48,7 +48,7 @@ func newX509(r *root.Root) authority {
 	c := r.Certificate()
 	id := hex.EncodeToString(c.SubjectKeyId)
 	return authority{
-		Authority: Authority{Kind: X509, ID: id, NotAfter: c.NotAfter, Certificate: c, Nested: r.Nested()},
+		Authority: Authority{Kind: X509, ID: id, NotAfter: r.NotAfter(), Certificate: c, Nested: r.Nested()},
 		file:      "svid-root-" + id + ".pem", root: r,
 	}
 }

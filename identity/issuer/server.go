@@ -34,7 +34,10 @@ import (
 	"google.golang.org/grpc/keepalive"
 )
 
-const tendEvery = time.Minute
+const (
+	tendEvery     = time.Minute
+	followTimeout = 30 * time.Second
+)
 
 // ErrConfig means a part the issuer cannot do without is missing.
 var ErrConfig = errors.New("issuer is not completely configured")
@@ -86,6 +89,9 @@ type Config struct {
 	Standing func(spiffeid.ID) error
 	// Attestors judge evidence, one for each type. None: nobody gets in.
 	Attestors []Attestor
+	// Upstream is what certified a nested CA; it is followed while the server runs.
+	// Nil: the CA is its own anchor.
+	Upstream Upstream
 	// DevID certifies DevIDs for stock SPIRE servers. Nil: it does not.
 	DevID *DevIDCA
 	// Entries say who may have which ID.
@@ -224,6 +230,9 @@ func (s *Server) tend(ctx context.Context) {
 		if err := s.cfg.CA.Tend(time.Now()); err != nil {
 			s.log.Error("JWT keys could not be rotated", "err", err)
 		}
+		if s.cfg.Upstream != nil {
+			s.follow(ctx)
+		}
 		if err := s.forget(time.Now()); err != nil {
 			s.log.Error("the book of live identities could not be tidied", "err", err)
 		}
@@ -232,6 +241,19 @@ func (s *Server) tend(ctx context.Context) {
 			return
 		case <-tick.C:
 		}
+	}
+}
+
+// follow keeps a nested CA below its upstream, which may be away for a while.
+func (s *Server) follow(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, followTimeout)
+	defer cancel()
+	before := s.cfg.CA.Certificate()
+	if err := s.cfg.CA.Follow(ctx, s.cfg.Upstream, time.Now()); err != nil {
+		s.log.Warn("the upstream authority could not be followed; the issuer goes on with what it has", "err", err)
+	}
+	if !s.cfg.CA.Certificate().Equal(before) {
+		s.renewSelf()
 	}
 }
 

@@ -52,6 +52,8 @@ type Entry struct {
 	Hint      string
 	TTL       time.Duration // zero: the server's
 	Revision  int64
+	// Downstream says that an SVID of the entry may ask for a subordinate authority.
+	Downstream bool
 }
 
 // Entries returns all entries the caller may ask SVIDs for. known, which may be
@@ -130,7 +132,7 @@ func entry(m *types.Entry) (Entry, error) {
 		return Entry{}, err
 	}
 	e := Entry{ID: m.GetId(), SPIFFEID: id, ParentID: parent, DNSNames: m.GetDnsNames(), Hint: m.GetHint(),
-		TTL: time.Duration(m.GetX509SvidTtl()) * time.Second, Revision: m.GetRevisionNumber()}
+		TTL: time.Duration(m.GetX509SvidTtl()) * time.Second, Revision: m.GetRevisionNumber(), Downstream: m.GetDownstream()}
 	for _, s := range m.GetSelectors() {
 		e.Selectors = append(e.Selectors, s.GetType()+":"+s.GetValue())
 	}

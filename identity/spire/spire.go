@@ -18,6 +18,7 @@
 //	NewJWTSVID     a bearer token of an entry
 //	Bundle         the region's roots as the server sees them; TrustBundle: JWT keys too
 //	FederatedBundle  another region's
+//	NewDownstreamCA, PublishJWT  with an SVID of a downstream entry: see Upstream
 //	PostStatus     which bundle is in use; nothing depends on it
 //
 // What comes back is checked before it is handed on: the chain verifies, the ID

@@ -117,6 +117,17 @@ func (r *Root) Certificate() *x509.Certificate { return r.cert }
 // none for one that is its own anchor. The caller must not change them.
 func (r *Root) Above() []*x509.Certificate { return r.above }
 
+// NotAfter is when the root ends, or one above it that ends before.
+func (r *Root) NotAfter() time.Time {
+	end := r.cert.NotAfter
+	for _, c := range r.above {
+		if c.NotAfter.Before(end) {
+			end = c.NotAfter
+		}
+	}
+	return end
+}
+
 // Nested reports whether another authority certified the root.
 func (r *Root) Nested() bool { return !bytes.Equal(r.cert.RawIssuer, r.cert.RawSubject) }
 
@@ -133,11 +144,11 @@ func (r *Root) Sign(tmpl *x509.Certificate, pub crypto.PublicKey) ([]byte, error
 	if t.NotBefore.Before(r.cert.NotBefore) {
 		t.NotBefore = r.cert.NotBefore
 	}
-	if t.NotAfter.After(r.cert.NotAfter) {
-		t.NotAfter = r.cert.NotAfter
+	if end := r.NotAfter(); t.NotAfter.After(end) {
+		t.NotAfter = end
 	}
 	if !t.NotBefore.Before(t.NotAfter) {
-		return nil, fmt.Errorf("%w: valid %s to %s", ErrOutlived, r.cert.NotBefore.Format(time.RFC3339), r.cert.NotAfter.Format(time.RFC3339))
+		return nil, fmt.Errorf("%w: valid %s to %s", ErrOutlived, r.cert.NotBefore.Format(time.RFC3339), r.NotAfter().Format(time.RFC3339))
 	}
 	return x509.CreateCertificate(rand.Reader, &t, r.cert, pub, r.key)
 }
