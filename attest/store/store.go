@@ -12,13 +12,27 @@
 //		return tx.Put("policy/active", level, digest)
 //	})
 //
-// What always holds: when Update returns nil its changes and leaves survive
-// kill -9 and power loss, as far as the disk keeps its word about fsync. When
-// it returns an error from the function, nothing was applied. When the commit
-// itself fails the outcome is as the disk left it (bbolt never applies half):
-// the store then refuses all further updates until it is opened again, because
-// memory and disk may disagree. Outbox sequences start at 1, grow by one, and
-// are never used twice, also after Trim.
+// # Shared commits
+//
+// Updates run one after another, each once. Those that come while one runs, or
+// while the disk is busy with a commit, share the next transaction, at most 256
+// of them, and one wait for the disk. An update that nobody waits behind commits
+// at once. Leaves keep the order in which the functions ran.
+//
+// A function sees what earlier functions of its transaction did, though it is not
+// durable yet. Therefore no Update returns before its transaction has ended, not
+// even one whose function refused: its reason may be such a change.
+//
+// # What always holds
+//
+// When Update returns nil its changes and leaves survive kill -9 and power loss,
+// as far as the disk keeps its word about fsync. When a function returns an error
+// or panics, nothing of it is applied and the others of its transaction are not
+// disturbed. When a commit fails, all of its updates return that error and the
+// outcome is as the disk left it: all of them, or none (bbolt never applies half).
+// The store then refuses all further updates until it is opened again, because
+// memory and disk may disagree. Outbox sequences start at 1, grow by one, and are
+// never used twice, also after Trim.
 //
 // Package store does not encrypt, compact, or retry.
 package store
@@ -29,6 +43,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -69,8 +84,12 @@ type Store struct {
 	db     *bolt.DB
 	wake   chan struct{}
 	faults func(op int) Fault
-	ops    int         // updates so far; guarded by bbolt's writer lock
-	broken atomic.Bool // set once by a failed commit
+
+	waiting atomic.Int64 // updates that want mu
+	mu      sync.Mutex   // held by the update that runs; guards what follows
+	group   *group       // the open transaction, or nil
+	ops     int          // commits so far
+	broken  bool         // a commit failed
 }
 
 // Open opens or makes the file at path, whose folder must exist. Errors wrap
@@ -110,47 +129,20 @@ func (s *Store) open(path string) (err error) {
 // Close waits for running transactions and releases the file.
 func (s *Store) Close() error { return s.db.Close() }
 
-// Update runs fn in the one write transaction. The result is nil only when all
-// of it is durable; see the package doc for the rest. fn must not keep tx.
+// Update runs fn once, in a write transaction that it may share with others; see
+// the package doc. The result is nil only when all of it is durable. fn must not
+// keep tx, and must not call Update: it would wait for itself.
 func (s *Store) Update(fn func(*Tx) error) (err error) {
-	defer catch(&err)
-	if s.broken.Load() {
-		return ErrBroken
-	}
-	var leaves int
-	var fault Fault
-	applied := false
-	err = s.db.Update(func(btx *bolt.Tx) error {
-		tx := &Tx{tx: btx, writable: true, now: time.Now()}
-		if err := fn(tx); err != nil {
-			return err
-		}
-		applied = true
-		leaves = tx.leaves
-		s.ops++
-		if s.faults != nil {
-			if fault = s.faults(s.ops); fault == FaultBefore {
-				return errInjected
-			}
-		}
-		return nil
-	})
-	if err == nil && fault == FaultAfter {
-		err = errInjected
-	}
+	g, err := s.join()
 	if err != nil {
-		if applied {
-			s.broken.Store(true)
-		}
-		return system(err)
+		return err
 	}
-	if leaves > 0 {
-		select {
-		case s.wake <- struct{}{}:
-		default: // the reader is told already
+	defer func() { // also when fn panics
+		if lost := s.leave(g); lost != nil {
+			err = lost
 		}
-	}
-	return nil
+	}()
+	return g.run(fn)
 }
 
 // View runs fn on one consistent, committed state. fn must not keep tx.

@@ -19,6 +19,7 @@ type Tx struct {
 	tx       *bolt.Tx
 	writable bool
 	leaves   int
+	writes   []write // to undo, should the function refuse
 	now      time.Time
 }
 
@@ -28,6 +29,7 @@ func (tx *Tx) Put(bucket string, key, value []byte) error {
 	if err != nil {
 		return fmt.Errorf("bucket %s: %w", bucket, err)
 	}
+	tx.overwriting(b, bucket, key)
 	if err := b.Put(key, value); err != nil {
 		return fmt.Errorf("put %s/%x: %w", bucket, key, err)
 	}
@@ -54,6 +56,7 @@ func (tx *Tx) Delete(bucket string, key []byte) error {
 	if b == nil {
 		return nil
 	}
+	tx.overwriting(b, bucket, key)
 	if err := b.Delete(key); err != nil {
 		return fmt.Errorf("delete %s/%x: %w", bucket, key, err)
 	}
@@ -104,6 +107,7 @@ func (tx *Tx) Leaf(kind string, body []byte) error {
 	if err != nil {
 		return fmt.Errorf("outbox: %w", err)
 	}
+	tx.writes = append(tx.writes, write{bucket: outboxBucket, key: sequenceKey(seq), sequence: true})
 	v := make([]byte, 0, 9+len(kind)+len(body))
 	v = binary.BigEndian.AppendUint64(v, uint64(tx.now.UnixMilli()))
 	v = append(v, byte(len(kind)))
@@ -160,7 +164,7 @@ func (s *Store) Pending() (n int, err error) {
 // Trim forgets leaves up to and including a sequence, once they are durable in
 // the trail.
 func (s *Store) Trim(upTo uint64) error {
-	return s.Update(func(tx *Tx) error {
+	return s.Update(func(tx *Tx) error { // past the record of undo: nothing here refuses
 		c := tx.tx.Bucket([]byte(outboxBucket)).Cursor()
 		for k, _ := c.First(); k != nil && binary.BigEndian.Uint64(k) <= upTo; k, _ = c.Next() {
 			if err := c.Delete(); err != nil {
