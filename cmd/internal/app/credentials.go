@@ -99,14 +99,22 @@ func newCredentials(c config.Config, m *machine, set *trust.Set, v *vault, st *s
 	return creds
 }
 
-// load brings back what was issued before, as far as it is still valid.
-func (c *credentials) load() error {
+// load brings back what was issued before, as far as it is still valid and the
+// machine has the keys it was issued for. The rest is issued again.
+func (c *credentials) load() {
 	h, err := c.vault.load(c.machine)
-	if err != nil || h.node == nil {
-		return err
+	if err != nil {
+		c.log.Error("what was issued before is of no use; this node enrols again", "err", err)
+		return
+	}
+	if h.node == nil {
+		return
+	}
+	if cert, err := c.verifyEpoch(h.epoch); err == nil && !cert.Key.Equal(&c.machine.feed.PublicKey) {
+		c.log.Error("the key of the feed is not the one that was certified; this node enrols again", "epoch", cert.Epoch)
+		h.epoch, h.spare = nil, nil
 	}
 	c.set(h)
-	return nil
 }
 
 // now returns everything issued, as of now.

@@ -120,6 +120,9 @@ func (c *credentials) begin(ctx context.Context, r *replica.Replica, rewound boo
 	c.change.Lock()
 	defer c.change.Unlock()
 	h := c.now()
+	if len(h.epoch) == 0 {
+		return 0, fmt.Errorf("%w: none is kept for this feed key", replica.ErrNoIdentity)
+	}
 	if c.machine.restored.Load() || rewound {
 		if err := c.spend(&h); err != nil {
 			return 0, err

@@ -60,9 +60,7 @@ func OpenIdentity(c config.Config, log *slog.Logger) (id *Identity, err error) {
 		return nil, err
 	}
 	creds := newCredentials(c, id.machine, set, v, st, log)
-	if err := creds.load(); err != nil {
-		return nil, err
-	}
+	creds.load()
 	if id.EpochCert = creds.epochCert(); id.EpochCert == nil {
 		return nil, fmt.Errorf("%w: %s holds no epoch certificate", identity.ErrNoSVID, c.State)
 	}

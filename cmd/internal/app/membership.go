@@ -23,6 +23,7 @@ const (
 	protoSerf    = "serf/1"
 	datagramSerf = 1
 	joinEvery    = 10 * time.Second
+	recordEvery  = time.Second
 	serfQueue    = 1024
 )
 
@@ -80,8 +81,14 @@ func newMembership(self spiffeid.ID, l *link.Link, dir *directory, v *verifier, 
 // run starts serf, keeps it acquainted with the roster, and stops it.
 func (m *membership) run(ctx context.Context) error {
 	record, err := m.record()
-	if err != nil {
-		return err
+	for err != nil { // the feed is read-only: there is no epoch to sign it in
+		m.log.Debug("serf record", "err", err)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(recordEvery):
+		}
+		record, err = m.record()
 	}
 	r, err := roster.Start(roster.Config{
 		Self: m.self, Network: m, Record: record, Keys: m.keys, Log: m.log, Metrics: m.reg,

@@ -89,7 +89,7 @@ func (a *App) beginEpoch(ctx context.Context, rewound bool) error {
 	a.beginning.Lock()
 	defer a.beginning.Unlock()
 	number, err := a.creds.begin(ctx, a.replica, rewound)
-	if errors.Is(err, replica.ErrRewound) || errors.Is(err, feed.ErrOldEpoch) {
+	if errors.Is(err, replica.ErrRewound) || errors.Is(err, replica.ErrNoIdentity) || errors.Is(err, feed.ErrOldEpoch) {
 		a.log.Error("this node's feed is read-only until its issuer gives a new epoch", "err", err)
 		a.creds.want()
 		return nil
