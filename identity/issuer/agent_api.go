@@ -23,17 +23,19 @@ type agentAPI struct {
 
 // AttestAgent takes evidence and answers with an agent SVID.
 func (s agentAPI) AttestAgent(stream agentv1.Agent_AttestAgentServer) error {
-	now := time.Now()
 	info, from, err := channel(stream.Context())
 	if err != nil {
 		return err
 	}
-	done, ok := s.limits.begin(from, now)
-	if !ok {
+	done, err := s.limits.begin(stream.Context(), from)
+	if errors.Is(err, errBusy) {
 		s.attested.WithLabelValues("", "limited").Inc()
-		return status.Error(codes.ResourceExhausted, "too many attestations: try again in a few seconds")
+		return status.Error(codes.ResourceExhausted, err.Error())
+	} else if err != nil {
+		return status.FromContextError(err).Err()
 	}
 	defer done()
+	now := time.Now()
 	ctx, cancel := context.WithTimeout(stream.Context(), attestTimeout)
 	defer cancel()
 	req, err := receive(ctx, stream)
@@ -116,7 +118,7 @@ func (s *Server) admit(ctx context.Context, id spiffeid.ID, kind string, atteste
 	}
 	record.Serial, record.Expires = cert.SerialNumber.Bytes(), cert.NotAfter.Unix()
 	refused := false
-	err = s.cfg.Store.Update(func(tx *store.Tx) error {
+	err = s.journal.update(func(tx *store.Tx) error {
 		refused = true
 		switch before, err := loadAgent(tx, id); {
 		case errors.Is(err, ErrUnknownAgent):
@@ -148,7 +150,7 @@ func (s *Server) refuseAttestation(kind string, id spiffeid.ID, from netip.Addr,
 	if !id.IsZero() {
 		l.Agent = id.String()
 	}
-	if err := s.cfg.Store.Update(func(tx *store.Tx) error { return leaf(tx, leafAttest, l) }); err != nil {
+	if err := s.journal.update(func(tx *store.Tx) error { return leaf(tx, leafAttest, l) }); err != nil {
 		return unavailable(err)
 	}
 	if _, ok := status.FromError(why); ok {
@@ -171,6 +173,9 @@ func (s agentAPI) RenewAgent(ctx context.Context, req *agentv1.RenewAgentRequest
 	case c.record.Reattest:
 		return nil, denied(types.PermissionDeniedDetails_AGENT_MUST_REATTEST, "%s renews by attesting again", c.id)
 	}
+	if err := s.share(c, 1, now); err != nil {
+		return nil, err
+	}
 	bound, err := publicKey(c.record.NodeKey)
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
@@ -179,7 +184,7 @@ func (s agentAPI) RenewAgent(ctx context.Context, req *agentv1.RenewAgentRequest
 	if err != nil {
 		return nil, s.refuse("agent", c.id, c.id, err)
 	}
-	err = s.cfg.Store.Update(func(tx *store.Tx) error {
+	err = s.journal.update(func(tx *store.Tx) error {
 		record, err := loadAgent(tx, c.id)
 		if err != nil {
 			return err

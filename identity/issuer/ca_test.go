@@ -9,7 +9,6 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"errors"
-	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -154,69 +153,6 @@ func TestCAOnDisk(t *testing.T) {
 	back, err := LoadCA(dir)
 	if err != nil || back.TrustDomain() != td || !back.Bundle().Equal(ca.Bundle()) {
 		t.Fatal(back, err)
-	}
-}
-
-func TestLimits(t *testing.T) {
-	var l limits
-	a, b := netip.MustParseAddr("10.0.0.1"), netip.MustParseAddr("2001:db8::1")
-	var done []func()
-	begin := func(addr netip.Addr, now time.Time) bool {
-		d, ok := l.begin(addr, now)
-		if ok {
-			done = append(done, d)
-		}
-		return ok
-	}
-	end := func() {
-		for _, d := range done {
-			d()
-		}
-		done = nil
-	}
-	for i := range attestOpen {
-		if !begin(a, t0) {
-			t.Fatalf("attestation %d of one address", i)
-		}
-	}
-	if begin(a, t0) {
-		t.Error("too many under way from one address")
-	}
-	if !begin(b, t0) {
-		t.Error("another address must not notice")
-	}
-	end()
-	for range attestBurst - attestOpen {
-		if !begin(a, t0) {
-			t.Error("burst")
-		}
-	}
-	if begin(a, t0) {
-		t.Error("too many at once")
-	}
-	if !begin(a, t0.Add(time.Second)) {
-		t.Error("a second later")
-	}
-	end()
-	same := netip.MustParseAddr("2001:db8::ffff")
-	for range attestBurst - 1 {
-		if !begin(same, t0) {
-			t.Error("rest of the burst")
-		}
-		end()
-	}
-	if begin(b, t0) {
-		t.Error("a /64 is one address")
-	}
-	for i := range maxAccounts + 10 {
-		begin(netip.AddrFrom4([4]byte{11, byte(i >> 16), byte(i >> 8), byte(i)}), t0.Add(time.Minute))
-		end()
-	}
-	if len(l.accounts) > maxAccounts {
-		t.Errorf("%d accounts", len(l.accounts))
-	}
-	if !begin(a, t0.Add(time.Hour)) {
-		t.Error("idle accounts are forgotten")
 	}
 }
 

@@ -79,7 +79,7 @@ func (s *Server) caller(ctx context.Context, now time.Time) (caller, error) {
 		}
 	}
 	if promote {
-		err = s.cfg.Store.Update(func(tx *store.Tx) error {
+		err = s.journal.update(func(tx *store.Tx) error {
 			fresh, err := loadAgent(tx, c.agent)
 			if err != nil {
 				return err
@@ -105,6 +105,16 @@ func (c caller) reach(d *directory) []string {
 	return d.reach(c.id, shows, time.Now())
 }
 
+// share charges a caller's machine for n signatures. It is told so and nothing is
+// recorded: a leaf would cost more than what is refused.
+func (s *Server) share(c caller, n int, now time.Time) error {
+	if s.shares.take(c.agent, n, now) {
+		return nil
+	}
+	s.refused.WithLabelValues("limit").Inc()
+	return status.Errorf(codes.ResourceExhausted, "%s asks for more than its share: try again in a second", c.agent)
+}
+
 // standing turns the hook's answer into a status. A quarantine may be lifted, so
 // it is not SPIRE's AGENT_BANNED, at which an agent shuts down for good.
 func (s *Server) standing(id spiffeid.ID) error {
@@ -125,7 +135,7 @@ func (s *Server) refuse(what string, to, id spiffeid.ID, why error) error {
 	if !id.IsZero() {
 		l.ID = id.String()
 	}
-	if err := s.cfg.Store.Update(func(tx *store.Tx) error { return leaf(tx, leafRefuse, l) }); err != nil {
+	if err := s.journal.update(func(tx *store.Tx) error { return leaf(tx, leafRefuse, l) }); err != nil {
 		return unavailable(err)
 	}
 	if _, ok := status.FromError(why); ok {

@@ -105,7 +105,11 @@
 //
 // # Limits
 //
-// Attestations: from one address (IPv6: /64) 5 a second, 20 at once and 16 under
-// way; 64 under way in all, 30 seconds each. A message of evidence may have the
+// Attestations: 200 a second, 128 under way, 16 of one address (IPv6: /64), 30
+// seconds each. Addresses take turns; who waits longer than 20 seconds, or behind
+// 1024 others of its address, is told to come again. Whoever has attested does not
+// wait in this line: SVIDs are limited for each machine, to 500 a second and 2000 at
+// once. What is recorded at the same time shares one transaction, so that a storm
+// costs the disk little more than a call does. A message of evidence may have the
 // size of a boot log (1 MiB), a CSR 8 KiB.
 package issuer

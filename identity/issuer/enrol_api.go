@@ -40,6 +40,9 @@ func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issu
 	if c.node.SPIFFEID.IsZero() {
 		return nil, refuse(codes.FailedPrecondition, "no entry gives %s a name: add one with this parent", c.id)
 	}
+	if err := s.share(c, 3, now); err != nil {
+		return nil, err
+	}
 	if c.record.Unbound {
 		return nil, refuse(codes.FailedPrecondition, "the key of %s is not proven to live in its TPM: attest by bailiwick_tpm, or with a key binding", c.id)
 	}
@@ -94,7 +97,7 @@ func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issu
 		ak := sha256.Sum256(c.record.AK)
 		leaves = append(leaves, issueLeaf{What: "endorsement", To: c.id.String(), ID: c.node.SPIFFEID.String(), Key: ak[:], NotAfter: e.Expires.Unix()})
 	}
-	err = s.cfg.Store.Update(func(tx *store.Tx) error {
+	err = s.journal.update(func(tx *store.Tx) error {
 		for _, l := range leaves {
 			if err := l.write(tx); err != nil {
 				return err

@@ -340,23 +340,6 @@ func TestExpiredIsToldSo(t *testing.T) {
 	}
 }
 
-func TestFloodOfAttestationsIsLimited(t *testing.T) {
-	r := newRegion(t, nil)
-	limited := false
-	for range 60 {
-		_, err := spire.Attest(t.Context(), r.cfg, r.machine, r.machine.key)
-		if limited = errors.Is(err, spire.ErrUnreachable); limited {
-			break
-		}
-		if err != nil {
-			t.Fatal(err)
-		}
-	}
-	if !limited {
-		t.Error("60 attestations in a row were not limited")
-	}
-}
-
 func TestNewNamesAllThatIsMissing(t *testing.T) {
 	_, err := issuer.New(issuer.Config{})
 	for _, part := range []string{"CA", "record root", "authority key", "epochs", "store", "standing"} {

@@ -29,6 +29,7 @@ import (
 	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
 	svidv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/svid/v1"
+	"golang.org/x/time/rate"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
@@ -107,6 +108,10 @@ type Config struct {
 	// safer: it bounds how long a stolen key works.
 	Lifetime time.Duration
 
+	// SignRate is how many SVIDs one agent may get in a second. Zero: 500, as in
+	// SPIRE, and 2000 at once; negative: no limit.
+	SignRate int
+
 	Log     *slog.Logger          // nil: discard
 	Metrics prometheus.Registerer // nil: none
 }
@@ -122,8 +127,10 @@ type Server struct {
 	changing sync.Mutex // held while entries change; guards files
 	files    []Entry
 
-	limits limits
-	log    *slog.Logger
+	limits  limits
+	shares  shares
+	journal journal
+	log     *slog.Logger
 
 	attested, issued, refused *prometheus.CounterVec
 
@@ -158,7 +165,8 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Lifetime == 0 {
 		cfg.Lifetime = DefaultLifetime
 	}
-	s := &Server{cfg: cfg, td: cfg.CA.td, kinds: map[string]Attestor{}, log: cfg.Log}
+	s := &Server{cfg: cfg, td: cfg.CA.td, kinds: map[string]Attestor{}, log: cfg.Log,
+		journal: journal{st: cfg.Store}, shares: shares{max: rate.Limit(cfg.SignRate)}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
@@ -233,6 +241,7 @@ func (s *Server) tend(ctx context.Context) {
 		if s.cfg.Upstream != nil {
 			s.follow(ctx)
 		}
+		s.shares.tidy(time.Now())
 		if err := s.forget(time.Now()); err != nil {
 			s.log.Error("the book of live identities could not be tidied", "err", err)
 		}

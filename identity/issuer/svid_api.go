@@ -33,6 +33,9 @@ func (s svidAPI) BatchNewX509SVID(ctx context.Context, req *svidv1.BatchNewX509S
 	if n := len(req.GetParams()); n == 0 || n > pageSize {
 		return nil, status.Errorf(codes.InvalidArgument, "%d requests, want 1 to %d", n, pageSize)
 	}
+	if err := s.share(c, len(req.GetParams()), now); err != nil {
+		return nil, err
+	}
 	d := s.entries.Load()
 	mine := c.reach(d)
 	out := &svidv1.BatchNewX509SVIDResponse{}
@@ -72,7 +75,7 @@ func (s svidAPI) BatchNewX509SVID(ctx context.Context, req *svidv1.BatchNewX509S
 		result.Svid = s.svidMessage(e.SPIFFEID, cert, e.Hint)
 		issued = append(issued, issuedLeaf(what, c.id, e.SPIFFEID, cert))
 	}
-	err = s.cfg.Store.Update(func(tx *store.Tx) error {
+	err = s.journal.update(func(tx *store.Tx) error {
 		for _, l := range issued {
 			if err := l.write(tx); err != nil {
 				return err
@@ -103,6 +106,9 @@ func (s svidAPI) NewJWTSVID(ctx context.Context, req *svidv1.NewJWTSVIDRequest) 
 	if err != nil {
 		return nil, s.refuse("jwt", c.id, c.id, err)
 	}
+	if err := s.share(c, 1, now); err != nil {
+		return nil, err
+	}
 	d := s.entries.Load()
 	if _, ok := slices.BinarySearch(c.reach(d), req.GetEntryId()); !ok {
 		return nil, s.refuse("jwt", c.id, c.id, status.Error(codes.NotFound, "no such entry for you"))
@@ -123,7 +129,7 @@ func (s svidAPI) NewJWTSVID(ctx context.Context, req *svidv1.NewJWTSVIDRequest) 
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	err = s.cfg.Store.Update(func(tx *store.Tx) error {
+	err = s.journal.update(func(tx *store.Tx) error {
 		return issueLeaf{What: "jwt", To: c.id.String(), ID: e.SPIFFEID.String(), Key: []byte(j.kid), NotAfter: j.Expires.Unix(), authority: j.kid}.write(tx)
 	})
 	if err != nil {
