@@ -117,7 +117,8 @@ type Update struct {
 // Attest is what the verifier of a node's attestation found. Cryptographic checks are not here:
 // they are Go code and no policy can switch them off.
 type Attest struct {
-	Method       string            `json:"method"` // bailiwick_tpm, tpm_devid, join_token, x509pop
+	Method       string            `json:"method"`        // bailiwick_tpm, tpm_devid, join_token, x509pop
+	Key          string            `json:"key,omitempty"` // of the node: resident (in the TPM) or attested (in memory); absent in quotes after enrolment
 	EK           EK                `json:"ek"`
 	PCRs         map[string]string `json:"pcrs,omitempty"` // SHA-256 bank: "8" -> hex digest
 	Boot         *Boot             `json:"boot,omitempty"` // absent where no boot log replayed to the PCRs

@@ -29,7 +29,8 @@ var helloChecks = []check{
 	{"ek-chain", (*appraisal).ekChain}, // certificate under the roots, for an EK; or EK on the allow list
 	{"ek-key", (*appraisal).ekKey},     // that certificate is of this EK
 	{"ak-attributes", (*appraisal).akAttributes},
-	{"node-key-attributes", (*appraisal).nodeAttributes},
+	{"node-key-form", (*appraisal).nodeForm}, // a key in memory is on P-256, and in its one spelling
+	{"node-key-attributes", ifResident((*appraisal).nodeAttributes)},
 	{"trail-key-attributes", (*appraisal).trailAttributes},
 	{"feed-key", (*appraisal).parseFeedKey},
 	{"keys-distinct", (*appraisal).keysDistinct}, // one key, one purpose
@@ -44,7 +45,7 @@ var proofChecks = slices.Concat(
 		{"proof-format", (*appraisal).parseProof},
 	},
 	signedChecks("quote", tpm2.TPMSTAttestQuote, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Quote, &a.quote }),
-	signedChecks("node-key", tpm2.TPMSTAttestCertify, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Node, &a.node }),
+	residentChecks(signedChecks("node-key", tpm2.TPMSTAttestCertify, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Node, &a.node })),
 	signedChecks("trail-key", tpm2.TPMSTAttestCertify, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Trail, &a.trail }),
 	signedChecks("starts", tpm2.TPMSTAttestNV, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Starts, &a.starts }),
 	signedChecks("epoch", tpm2.TPMSTAttestNV, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Epoch, &a.epoch }),
@@ -53,8 +54,8 @@ var proofChecks = slices.Concat(
 		{"one-boot", (*appraisal).oneBoot},         // nothing was reset between the signatures
 		{"quote-bank", (*appraisal).quoteBank},     // SHA-256, and nothing else
 		{"quote-selection", (*appraisal).quoteSelection},
-		{"quote-digest", (*appraisal).quoteDigest}, // the PCR values are those quoted
-		{"node-key-name", (*appraisal).nodeName},   // what is certified is the node key of the hello
+		{"quote-digest", (*appraisal).quoteDigest},           // the PCR values are those quoted
+		{"node-key-name", ifResident((*appraisal).nodeName)}, // what is certified is the node key of the hello
 		{"trail-key-name", (*appraisal).trailName},
 		{"counter-attributes", (*appraisal).counterAttributes}, // what is certified are our two counters
 		{"credential", (*appraisal).credential},                // HMAC: this TPM has this EK and this AK

@@ -33,6 +33,12 @@ func (a *appraisal) parseHello() (err error) {
 		{"node key", a.hello.NodePub, &a.nodePub},
 		{"trail key", a.hello.TrailPub, &a.trailPub},
 	} {
+		if key.to == &a.nodePub && !a.resident() {
+			if len(key.from) > 0 {
+				return errors.New("a node key in the TPM and one in memory")
+			}
+			continue
+		}
 		if *key.to, err = parsePublic(key.from); err != nil {
 			return fmt.Errorf("%s: %w", key.name, err)
 		}

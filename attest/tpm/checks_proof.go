@@ -27,7 +27,13 @@ func (a *appraisal) parseProof() error {
 		return err
 	}
 	p := &a.proof
-	for _, s := range []Signed{p.Quote, p.Node, p.Trail, p.Starts, p.Epoch} {
+	for i, s := range []Signed{p.Quote, p.Node, p.Trail, p.Starts, p.Epoch} {
+		if i == 1 && !a.resident() {
+			if len(s.Attest)+len(s.Signature) > 0 {
+				return errors.New("a certification of a node key that is not in the TPM")
+			}
+			continue
+		}
 		if len(s.Attest) > maxAttest || len(s.Signature) != 2*coordinate {
 			return fmt.Errorf("signed structure of %d bytes with a signature of %d", len(s.Attest), len(s.Signature))
 		}
@@ -87,6 +93,9 @@ func signedChecks(name string, kind tpm2.TPMST, part func(*appraisal) (Signed, *
 }
 
 func (a *appraisal) all() []*tpm2.TPMSAttest {
+	if !a.resident() {
+		return []*tpm2.TPMSAttest{a.quote, a.trail, a.starts, a.epoch}
+	}
 	return []*tpm2.TPMSAttest{a.quote, a.node, a.trail, a.starts, a.epoch}
 }
 

@@ -115,6 +115,7 @@ func lies(t testing.TB) map[string]map[string]lie {
 			"bad chain":       {hello: func(f *forger, h *Hello) { h.EKCerts = append(h.EKCerts, []byte{1}) }},
 			"another allowed": {hello: func(f *forger, h *Hello) { h.EKCerts = nil }, verifier: func(f *forger, v *Verifier) { v.AllowEK = map[[32]byte]bool{{}: true} }},
 		},
+		"node-key-form": {"key in memory is none": {hello: func(f *forger, h *Hello) { h.NodePub, h.NodeKey = nil, []byte{1} }}},
 		"ek-key": {"certificate of another EK": {hello: func(f *forger, h *Hello) {
 			h.EKCerts = [][]byte{f.certificate(t, newKey(t, elliptic.P256()).Public())}
 		}}},

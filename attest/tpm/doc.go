@@ -15,7 +15,8 @@
 //	EK     made by the chip's maker, decrypts only; its certificate says which chip
 //	AK     P-256 primary of the endorsement hierarchy, restricted: signs only what
 //	       the TPM itself has made. The same template gives the same key for ever
-//	node   P-256, signs TLS; made in the TPM, fixedTPM and fixedParent
+//	node   P-256, signs TLS; resident: made in the TPM, fixedTPM and fixedParent;
+//	       or attested: in the node's memory, for TPMs too slow for handshakes
 //	trail  P-256, signs trail checkpoints; likewise
 //
 // No key has a password, and none but the EK, whose attributes its maker chose,
@@ -42,7 +43,8 @@
 // where lp(x) is the length of x as 8 bytes, big-endian, and x; exporter is at
 // least 32 bytes of TLS exporter of the channel, SPKI the key of the CSR. So
 // evidence is of no use in another session, over another channel, or for another
-// key. The HMAC is over lp("bailiwick_tpm/1 proof") lp(q) lp(proof without HMAC).
+// key. That is all that binds an attested node key, which the TPM cannot certify: it
+// is in the hello and in the CSR, and whoever reads the node's memory has it. The HMAC is over lp("bailiwick_tpm/1 proof") lp(q) lp(proof without HMAC).
 //
 // # Quotes that stand alone
 //

@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"crypto/ecdsa"
 	"crypto/hmac"
 	"crypto/sha256"
 	"crypto/x509"
@@ -28,18 +29,17 @@ var (
 // bootLog the boot log of this boot, as the firmware left it. The result is at most
 // MaxHello bytes; the caller keeps it for Prove.
 func (k *Keys) Hello(feedPub, bootLog []byte) ([]byte, error) {
+	return k.hello(Hello{NodePub: tpm2.Marshal(k.node.object.public)}, feedPub, bootLog)
+}
+
+// hello completes a hello that names the node key.
+func (k *Keys) hello(h Hello, feedPub, bootLog []byte) ([]byte, error) {
 	if len(bootLog) > eventlog.MaxSize {
 		return nil, fmt.Errorf("%w: %d bytes", eventlog.ErrTooLarge, len(bootLog))
 	}
-	hello, err := statement.Marshal(Hello{
-		EKCerts:     k.ekCerts,
-		EKPub:       tpm2.Marshal(k.ekPublic),
-		AKPub:       tpm2.Marshal(k.ak.public),
-		NodePub:     tpm2.Marshal(k.node.object.public),
-		TrailPub:    tpm2.Marshal(k.trail.object.public),
-		FeedPub:     feedPub,
-		BootLogHash: sha256.Sum256(bootLog),
-	})
+	h.EKCerts, h.EKPub, h.AKPub = k.ekCerts, tpm2.Marshal(k.ekPublic), tpm2.Marshal(k.ak.public)
+	h.TrailPub, h.FeedPub, h.BootLogHash = tpm2.Marshal(k.trail.object.public), feedPub, sha256.Sum256(bootLog)
+	hello, err := statement.Marshal(h)
 	if err != nil {
 		return nil, err
 	}
@@ -54,6 +54,11 @@ func (k *Keys) Hello(feedPub, bootLog []byte) ([]byte, error) {
 // PKIX key of the CSR, which is that of Node. Errors are ErrChallenge,
 // ErrActivation and those of the device.
 func (k *Keys) Prove(hello, challenge, exporter, csrSPKI, bootLog []byte) ([]byte, error) {
+	return k.prove(k.node.public, k.node, hello, challenge, exporter, csrSPKI, bootLog)
+}
+
+// prove answers for a node key; resident is nil where that is not in the TPM.
+func (k *Keys) prove(node *ecdsa.PublicKey, resident *signer, hello, challenge, exporter, csrSPKI, bootLog []byte) ([]byte, error) {
 	var ch Challenge
 	if err := decode(challenge, MaxChallenge, &ch); err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrChallenge, err)
@@ -64,12 +69,12 @@ func (k *Keys) Prove(hello, challenge, exporter, csrSPKI, bootLog []byte) ([]byt
 	if len(exporter) < minExporter {
 		return nil, fmt.Errorf("%w: exporter value of %d bytes, at least %d", ErrChallenge, len(exporter), minExporter)
 	}
-	spki, err := x509.MarshalPKIXPublicKey(k.node.public)
+	spki, err := x509.MarshalPKIXPublicKey(node)
 	if err != nil {
 		return nil, err
 	}
 	if !slices.Equal(spki, csrSPKI) {
-		return nil, fmt.Errorf("%w: the CSR is not for the node key of this TPM", ErrChallenge)
+		return nil, fmt.Errorf("%w: the CSR is not for this node's key", ErrChallenge)
 	}
 	q := qualify(hello, challenge, exporter, csrSPKI)
 	if _, err := k.device.Counters(); err != nil { // makes them on first use
@@ -81,7 +86,7 @@ func (k *Keys) Prove(hello, challenge, exporter, csrSPKI, bootLog []byte) ([]byt
 		if secret, err = k.activate(t, k.ak, ch.Credential, ch.Secret); err != nil {
 			return err
 		}
-		return k.ak.use(t, func(ak tpm2.NamedHandle) error { return k.sign(t, ak, ch, q, &proof) })
+		return k.ak.use(t, func(ak tpm2.NamedHandle) error { return k.sign(t, ak, resident, ch, q, &proof) })
 	})
 	if err != nil {
 		return nil, fmt.Errorf("prove: %w", err)
@@ -149,13 +154,16 @@ func byEndorsement(t transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BN
 	return err
 }
 
-// sign collects the five signatures of the AK.
-func (k *Keys) sign(t transport.TPM, ak tpm2.NamedHandle, ch Challenge, q [32]byte, proof *Proof) (err error) {
+// sign collects the signatures of the AK: five, or four without a resident node key.
+func (k *Keys) sign(t transport.TPM, ak tpm2.NamedHandle, resident *signer, ch Challenge, q [32]byte, proof *Proof) (err error) {
 	data := tpm2.TPM2BData{Buffer: q[:]}
 	if err := quotePCRs(t, ak, ch.PCRs, data, proof); err != nil {
 		return err
 	}
-	for key, out := range map[*signer]*Signed{k.node: &proof.Node, k.trail: &proof.Trail} {
+	for key, out := range map[*signer]*Signed{resident: &proof.Node, k.trail: &proof.Trail} {
+		if key == nil {
+			continue
+		}
 		err := key.object.use(t, func(h tpm2.NamedHandle) error {
 			rsp, err := tpm2.Certify{ObjectHandle: withoutPassword(h), SignHandle: withoutPassword(ak), QualifyingData: data}.Execute(t)
 			if err != nil {

@@ -2,12 +2,16 @@ package tpm_test
 
 import (
 	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"os"
 	"slices"
 	"testing"
+	"time"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/eventlog"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
@@ -116,5 +120,41 @@ func TestRecordedQuote(t *testing.T) {
 		if _, err := tpm.VerifyQuote(changed, want); err == nil {
 			t.Errorf("byte %d changed, accepted", i)
 		}
+	}
+}
+
+// A node key in memory is attested by a real exchange.
+func TestKeyInMemoryOfAChip(t *testing.T) {
+	n := newNode(t)
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	by, err := n.keys.InMemory(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello, err := by.Hello(n.feed, n.bootLog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	session, err := n.verifier().Begin(time.Now(), hello)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := by.Prove(hello, session.Challenge(), n.exporter, n.spki(t), n.bootLog); !errors.Is(err, tpm.ErrChallenge) {
+		t.Errorf("a CSR for another key: %v", err)
+	}
+	proof, err := by.Prove(hello, session.Challenge(), n.exporter, spki, n.bootLog)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := session.Finish(time.Now(), proof, n.exporter, spki)
+	if err != nil || c.Resident || !c.NodeKey.Equal(key.Public()) {
+		t.Errorf("resident %v, %v", c.Resident, err)
 	}
 }

@@ -71,7 +71,8 @@ type Claims struct {
 
 	AKPublic []byte // TPMT_PUBLIC of the AK, which verifies later quotes
 	AKPub    *ecdsa.PublicKey
-	NodeKey  *ecdsa.PublicKey // resident, and the CSR's
+	NodeKey  *ecdsa.PublicKey // the CSR's
+	Resident bool             // NodeKey is in the TPM and cannot leave it; else it is in memory, and bound to this evidence
 	TrailKey *ecdsa.PublicKey // resident
 	FeedKey  *ecdsa.PublicKey // in memory, bound to this evidence
 
@@ -150,6 +151,7 @@ func (a *appraisal) claims() Claims {
 		AKPublic:     slices.Clone(a.hello.AKPub),
 		AKPub:        a.akKey,
 		NodeKey:      a.nodeKey,
+		Resident:     a.resident(),
 		TrailKey:     a.trailKey,
 		FeedKey:      a.feedKey,
 		PCRs:         a.pcrs,

@@ -32,6 +32,11 @@ type Hello struct {
 	TrailPub    []byte   `cbor:"5,keyasint"`
 	FeedPub     []byte   `cbor:"6,keyasint"` // PKIX, P-256
 	BootLogHash [32]byte `cbor:"7,keyasint"` // SHA-256
+
+	// NodeKey is the node key, PKIX, P-256, where it is attested and not resident:
+	// then NodePub is empty, and so is Node of the proof. A verifier that does not
+	// know the field refuses the hello.
+	NodeKey []byte `cbor:"8,keyasint,omitempty"`
 }
 
 // Challenge is what the verifier asks.
@@ -45,7 +50,7 @@ type Challenge struct {
 // Proof answers a challenge.
 type Proof struct {
 	Quote   Signed `cbor:"1,keyasint"`
-	Node    Signed `cbor:"2,keyasint"` // certifies the node key
+	Node    Signed `cbor:"2,keyasint"` // certifies a resident node key; else empty
 	Trail   Signed `cbor:"3,keyasint"` // certifies the trail key
 	Starts  Signed `cbor:"4,keyasint"` // certifies the counter of starts
 	Epoch   Signed `cbor:"5,keyasint"` // certifies the counter of epochs

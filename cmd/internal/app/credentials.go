@@ -328,7 +328,7 @@ func (c *credentials) evidence() (spire.Attester, error) {
 	if err != nil {
 		return nil, err
 	}
-	return spire.TPM{Keys: c.machine.keys, FeedKey: feedKey, BootLog: log}, nil
+	return spire.TPM{Keys: c.machine.prover(), FeedKey: feedKey, BootLog: log}, nil
 }
 
 // sync asks with the SVID held whether registration entries changed.

@@ -3,6 +3,8 @@ package app
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -35,7 +37,9 @@ type machine struct {
 	keys   *tpm.Keys   // nil without a TPM
 	node   crypto.Signer
 	trail  crypto.Signer
-	feed   *ecdsa.PrivateKey // signs records; certified by the issuer for one epoch at a time
+
+	inMemory bool              // the node's key is, also where there is a TPM
+	feed     *ecdsa.PrivateKey // signs records; certified by the issuer for one epoch at a time
 
 	// restored: records may have been sent that this disk does not know. It ends
 	// with the first epoch that no other copy of the disk can have written in.
@@ -49,7 +53,7 @@ func openMachine(c config.Config, st *store.Store, log *slog.Logger) (*machine, 
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	m := &machine{}
+	m := &machine{inMemory: c.TPM.NodeKey == config.InMemory}
 	var err error
 	if m.feed, err = keyfile.Open(filepath.Join(dir, "feed.pem")); err != nil {
 		return nil, err
@@ -100,6 +104,11 @@ func (m *machine) openTPM(path, dir string, st *store.Store) (err error) {
 		return err
 	}
 	m.device, m.keys, m.node, m.trail = device, keys, keys.Node(), keys.Trail()
+	if m.inMemory {
+		if m.node, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+			return err
+		}
+	}
 	m.restored.Store(disk == epoch.Restored)
 	return nil
 }

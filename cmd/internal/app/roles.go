@@ -173,7 +173,7 @@ func attestInput(self *policy.Peer, c tpm.Claims, now time.Time) policy.Input {
 		V: policy.InputVersion, Kind: policy.AttestNode,
 		Time: policy.Time{Unix: now.Unix(), Trusted: true}, Self: self,
 		Attest: &policy.Attest{
-			Method: "bailiwick_tpm",
+			Method: "bailiwick_tpm", Key: keyMode(c),
 			EK: policy.EK{
 				Maker: c.EKMaker, Model: c.EKModel, Firmware: c.EKFirmware,
 				SHA256: hex.EncodeToString(c.EKHash[:]), ChainOK: c.EKChain,

@@ -122,6 +122,7 @@ func (h handler) selfStatus(ctx context.Context) *controlv1.NodeStatus {
 	}
 	if h.machine.attested() {
 		self.Identity.AttestedBy, self.Identity.Attestation = "tpm", h.attesting.status(h.cfg.Node)
+		self.Identity.NodeKey = h.machine.keyMode()
 		if att := self.Identity.Attestation; att != nil && !att.Ok {
 			self.Warnings = append(self.Warnings, "peers refuse this machine's evidence by rule "+att.Rule+": "+att.Detail)
 		}

@@ -106,7 +106,7 @@ func (v *vault) load(m *machine) (h holdings, err error) {
 	for _, s := range c.SVIDs {
 		var svid *x509svid.SVID
 		if len(s.Key) == 0 || s.Entry == nodeEntry || s.Entry == agentEntry {
-			svid, err = s.With(m.node)
+			svid, err = m.own(s)
 		} else {
 			svid, err = s.X509()
 		}

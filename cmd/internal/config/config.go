@@ -61,6 +61,12 @@ type TPM struct {
 	// BootLog is the firmware's measured-boot log, at most 1 MiB. Default
 	// /sys/kernel/security/tpm0/binary_bios_measurements.
 	BootLog Path `yaml:"boot_log"`
+
+	// NodeKey says where the key behind the node's SVIDs is. Default resident: it is
+	// made in the TPM, never leaves it, and every TLS handshake waits for the TPM.
+	// attested: it is in memory and in the identity cache, and bound to the TPM's
+	// evidence; policy sees which as attest.key.
+	NodeKey NodeKeyMode `yaml:"node_key"`
 }
 
 // Trust is what the node believes before it has met anyone.

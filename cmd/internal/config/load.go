@@ -136,6 +136,7 @@ func (c *Config) check(d *decoder) {
 
 func (c *Config) checkTPM(d *decoder) {
 	c.TPM.Mode = orDefault(c.TPM.Mode, "auto")
+	c.TPM.NodeKey = orDefault(c.TPM.NodeKey, Resident)
 	c.TPM.Device = orDefault(c.TPM.Device, "/dev/tpmrm0")
 	c.TPM.BootLog = orDefault(c.TPM.BootLog, "/sys/kernel/security/tpm0/binary_bios_measurements")
 	if !strings.HasPrefix(c.TPM.Device, "/") && !strings.HasPrefix(c.TPM.Device, "unix:") && !strings.HasPrefix(c.TPM.Device, "tcp:") {

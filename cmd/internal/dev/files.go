@@ -26,6 +26,9 @@ tpm:
   mode: required
   device: {{quote .Device}}
   boot_log: {{quote .BootLog}}
+{{- if .KeyInMemory}}
+  node_key: attested
+{{- end}}
 
 attest:
   interval: {{.Interval}}
@@ -118,6 +121,7 @@ type nodeFile struct {
 	Node
 	Device, BootLog            string
 	Interval                   time.Duration
+	KeyInMemory                bool
 	GlobalKey                  string
 	Records                    []string
 	Enrol                      netip.AddrPort
@@ -133,7 +137,8 @@ type nodeFile struct {
 func (f *Fleet) writeNode(n Node, soft *maker.SoftTPM) error {
 	file := nodeFile{
 		Node: n, Device: soft.Path(), BootLog: soft.BootLog(), Interval: quoteEvery,
-		GlobalKey: f.globalKey(), Enrol: f.first(n.Region).Issuer,
+		KeyInMemory: n.Name == f.Nodes[len(f.Nodes)-1].Name, // so that both kinds of key are always in use
+		GlobalKey:   f.globalKey(), Enrol: f.first(n.Region).Issuer,
 		GlobalPolicy: f.globalPolicy(), RegionPolicy: f.regionPolicy(n.Region),
 		IssuerKeys: f.issuerKeys(n.Region), AuthorityKeys: f.authorityKeys(n.Region),
 		MakerRoot: filepath.Join(f.Dir, "maker", "root.pem"), Entries: f.entriesFile(n.Region),

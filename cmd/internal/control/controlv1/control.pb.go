@@ -545,7 +545,8 @@ type Identity struct {
 	Stale                bool                   `protobuf:"varint,4,opt,name=stale,proto3" json:"stale,omitempty"`                         // no issuer answered when renewal was due
 	LastError            string                 `protobuf:"bytes,5,opt,name=last_error,json=lastError,proto3" json:"last_error,omitempty"` // of the last renewal that failed
 	EpochExpires         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=epoch_expires,json=epochExpires,proto3" json:"epoch_expires,omitempty"`
-	Attestation          *Attestation           `protobuf:"bytes,7,opt,name=attestation,proto3" json:"attestation,omitempty"` // as this node appraises its own evidence
+	Attestation          *Attestation           `protobuf:"bytes,7,opt,name=attestation,proto3" json:"attestation,omitempty"`        // as this node appraises its own evidence
+	NodeKey              string                 `protobuf:"bytes,8,opt,name=node_key,json=nodeKey,proto3" json:"node_key,omitempty"` // resident: in the TPM; attested: in memory, and known to the TPM's evidence
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
@@ -627,6 +628,13 @@ func (x *Identity) GetAttestation() *Attestation {
 		return x.Attestation
 	}
 	return nil
+}
+
+func (x *Identity) GetNodeKey() string {
+	if x != nil {
+		return x.NodeKey
+	}
+	return ""
 }
 
 // Attestation is what a node makes of a machine's newest evidence.
@@ -3094,7 +3102,7 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x05roles\x18\v \x03(\tR\x05roles\x12\x18\n" +
 	"\aaddress\x18\f \x01(\tR\aaddress\x12\x18\n" +
 	"\aversion\x18\r \x01(\tR\aversion\x12\x1a\n" +
-	"\bwarnings\x18\x0e \x03(\tR\bwarnings\"\xdb\x02\n" +
+	"\bwarnings\x18\x0e \x03(\tR\bwarnings\"\xf6\x02\n" +
 	"\bIdentity\x12\x1f\n" +
 	"\vattested_by\x18\x01 \x01(\tR\n" +
 	"attestedBy\x12=\n" +
@@ -3104,7 +3112,8 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\n" +
 	"last_error\x18\x05 \x01(\tR\tlastError\x12?\n" +
 	"\repoch_expires\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\fepochExpires\x12C\n" +
-	"\vattestation\x18\a \x01(\v2!.bailiwick.control.v1.AttestationR\vattestation\"\xb0\x01\n" +
+	"\vattestation\x18\a \x01(\v2!.bailiwick.control.v1.AttestationR\vattestation\x12\x19\n" +
+	"\bnode_key\x18\b \x01(\tR\anodeKey\"\xb0\x01\n" +
 	"\vAttestation\x12\x0e\n" +
 	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x16\n" +
