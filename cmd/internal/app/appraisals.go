@@ -111,12 +111,16 @@ func (p *appraisals) judge(ctx context.Context, id spiffeid.ID) {
 	if !held || !ok || !cert.Attested() || id.TrustDomain() != a.cfg.Node.TrustDomain() {
 		return // whoever has no TPM has nothing to prove with
 	}
+	before := p.of(id).judgement
+	if entry.Epoch < before.epoch || entry.Epoch == before.epoch && entry.Seq < before.seq {
+		return // a frozen feed went back to this; it was judged when it was news
+	}
 	endorsement, _ := a.replica.Get(feed.KeyOf(id, feed.KindAttestation, endorsementName))
 	newest, _, _ := newestBeacon(a.ownBook(), a.ownRegion())
 	j := judge(now, exhibit{
 		node: id, entry: entry, endorsement: endorsement.Value, authority: p.authorityKey(id), newest: newest.Version,
 		log:    func(hash [32]byte) []byte { return logOf(a.replica.Get, id, hash) },
-		before: p.of(id).judgement,
+		before: before,
 	})
 	if j.proven {
 		j.decision = a.engine.Decide(ctx, j.question(a.subjects.node(a.cfg.Node), now))
