@@ -9,7 +9,8 @@
 //
 // # Files
 //
-//	cache.key   32 random bytes, mode 0600, made on first use
+//	cache.key   32 random bytes, mode 0600, made on first use; or
+//	cache.key.sealed   the same, sealed to the machine's TPM (OpenSealed)
 //	cache.bin   "bailiwick-cache" | version(1) = 1 | nonce(12) | AES-256-GCM of the contents
 //
 // The contents are [Contents] as deterministic CBOR (package statement); the 16
@@ -30,7 +31,7 @@
 // It does not say whether what it returns is still valid: certificates carry
 // their own end. It does not notice an older cache.bin put back in place (the
 // TPM's counters do that for feeds). Who can read the key file can read the
-// cache.
+// cache; with a sealed one, who can use the machine's TPM.
 package cache
 
 import (
@@ -95,13 +96,18 @@ func Open(dir string) (*Cache, error) {
 	if err := c.loadKey(); err != nil {
 		return nil, err
 	}
+	return c, c.prepare()
+}
+
+// prepare makes the cipher of the contents once the key is known.
+func (c *Cache) prepare() error {
 	key := c.Derive("identity cache")
 	block, err := aes.NewCipher(key[:])
 	if err != nil {
-		return nil, err
+		return err
 	}
 	c.aead, err = cipher.NewGCM(block)
-	return c, err
+	return err
 }
 
 func (c *Cache) keyPath() string { return filepath.Join(c.dir, "cache.key") }

@@ -152,7 +152,7 @@ func (a *App) openTrust() (err error) {
 	if a.global, err = globalKeys(a.cfg); err != nil {
 		return err
 	}
-	v, err := openVault(string(a.cfg.State), a.log)
+	v, err := openVault(string(a.cfg.State), a.cfg.TPM.SealCache, a.machine, a.log)
 	if err != nil {
 		return err
 	}

@@ -51,7 +51,7 @@ func OpenIdentity(c config.Config, log *slog.Logger) (id *Identity, err error) {
 	if err != nil {
 		return nil, err
 	}
-	v, err := openVault(string(c.State), log)
+	v, err := openVault(string(c.State), c.TPM.SealCache, id.machine, log)
 	if err != nil {
 		return nil, err
 	}

@@ -29,8 +29,8 @@ type vault struct {
 
 // openVault reads the cache. One that is damaged is set aside: the node then
 // enrols again, and the file stays for whoever wants to know why.
-func openVault(dir string, log *slog.Logger) (*vault, error) {
-	c, err := cache.Open(dir)
+func openVault(dir string, seal bool, m *machine, log *slog.Logger) (*vault, error) {
+	c, err := openCache(dir, seal, m, log)
 	if err != nil {
 		return nil, err
 	}

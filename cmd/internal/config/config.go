@@ -67,6 +67,12 @@ type TPM struct {
 	// attested: it is in memory and in the identity cache, and bound to the TPM's
 	// evidence; policy sees which as attest.key.
 	NodeKey NodeKeyMode `yaml:"node_key"`
+
+	// SealCache seals the key of the identity cache to the TPM, so that a disk taken
+	// out of the machine is of no use. A cache that cannot be opened never keeps a
+	// node from starting: it is set aside and the node enrols again. Turning it off
+	// keeps a sealed key sealed.
+	SealCache bool `yaml:"seal_cache"`
 }
 
 // Trust is what the node believes before it has met anyone.

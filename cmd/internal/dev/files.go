@@ -28,6 +28,7 @@ tpm:
   boot_log: {{quote .BootLog}}
 {{- if .KeyInMemory}}
   node_key: attested
+  seal_cache: true
 {{- end}}
 
 attest:
@@ -137,7 +138,7 @@ type nodeFile struct {
 func (f *Fleet) writeNode(n Node, soft *maker.SoftTPM) error {
 	file := nodeFile{
 		Node: n, Device: soft.Path(), BootLog: soft.BootLog(), Interval: quoteEvery,
-		KeyInMemory: n.Name == f.Nodes[len(f.Nodes)-1].Name, // so that both kinds of key are always in use
+		KeyInMemory: n.Name == f.Nodes[len(f.Nodes)-1].Name, // so that both kinds of key, and a sealed cache, are always in use
 		GlobalKey:   f.globalKey(), Enrol: f.first(n.Region).Issuer,
 		GlobalPolicy: f.globalPolicy(), RegionPolicy: f.regionPolicy(n.Region),
 		IssuerKeys: f.issuerKeys(n.Region), AuthorityKeys: f.authorityKeys(n.Region),

@@ -1,6 +1,9 @@
 package explain
 
-import "github.com/bailiwick-mesh/bailiwick/cmd/internal/app"
+import (
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/app"
+	"github.com/bailiwick-mesh/bailiwick/identity/cache"
+)
 
 // wiring is what only a whole node can run into, in the area of its subject. It
 // is the most particular there is: each wraps an error of the part concerned.
@@ -34,6 +37,12 @@ var wiring = []Entry{
 		Title:   "The issuer gives this machine another identity",
 		Meaning: "The issuer knows this machine's TPM or token under another name than the configuration expects. The node refused to run under it.",
 		Fix:     "Make node in the configuration and the id of the machine's entry in issuer.entries the same.",
+	},
+	{
+		Code: "BW4058", Is: cache.ErrUnsealed,
+		Title:   "The sealed key of the identity cache cannot be opened",
+		Meaning: "tpm.seal_cache sealed it to another TPM, or to this one before it was cleared. Key and cache were set aside, and the node enrols again.",
+		Fix:     "Nothing needs to be done where an issuer can be reached. If the TPM should be the same one, check tpm.device; the files that were set aside open again beside the TPM that sealed them.",
 	},
 	{
 		Code: "BW5026", Is: app.ErrNotNeighbour, Exit: Denied,

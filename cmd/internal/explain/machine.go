@@ -150,4 +150,10 @@ var machine = []Entry{
 		Meaning: "Whoever read it can sign as its owner. The key was not used.",
 		Fix:     "Run chmod 600 on the file the message names; if anyone else had access, replace the key and what certifies it.",
 	},
+	{
+		Code: "BW3026", Is: tpm.ErrSealed,
+		Title:   "Not a secret sealed by a TPM",
+		Meaning: "The file is damaged or something else, or what should be sealed is too large for a TPM. Nothing was opened or written.",
+		Fix:     "Restore the file the message names from a backup, or let the node enrol again, which makes a new one.",
+	},
 }
