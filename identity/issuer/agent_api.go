@@ -118,7 +118,7 @@ func (s *Server) admit(ctx context.Context, id spiffeid.ID, kind string, atteste
 	}
 	record.Serial, record.Expires = cert.SerialNumber.Bytes(), cert.NotAfter.Unix()
 	refused := false
-	err = s.journal.update(func(tx *store.Tx) error {
+	err = s.cfg.Store.Update(func(tx *store.Tx) error {
 		refused = true
 		switch before, err := loadAgent(tx, id); {
 		case errors.Is(err, ErrUnknownAgent):
@@ -150,7 +150,7 @@ func (s *Server) refuseAttestation(kind string, id spiffeid.ID, from netip.Addr,
 	if !id.IsZero() {
 		l.Agent = id.String()
 	}
-	if err := s.journal.update(func(tx *store.Tx) error { return leaf(tx, leafAttest, l) }); err != nil {
+	if err := s.cfg.Store.Update(func(tx *store.Tx) error { return leaf(tx, leafAttest, l) }); err != nil {
 		return unavailable(err)
 	}
 	if _, ok := status.FromError(why); ok {
@@ -184,7 +184,7 @@ func (s agentAPI) RenewAgent(ctx context.Context, req *agentv1.RenewAgentRequest
 	if err != nil {
 		return nil, s.refuse("agent", c.id, c.id, err)
 	}
-	err = s.journal.update(func(tx *store.Tx) error {
+	err = s.cfg.Store.Update(func(tx *store.Tx) error {
 		record, err := loadAgent(tx, c.id)
 		if err != nil {
 			return err

@@ -54,8 +54,9 @@ type CA struct {
 	td  spiffeid.TrustDomain
 	now atomic.Pointer[authorities]
 
-	mu  sync.Mutex // held while authorities change, files included; guards dir
-	dir string     // where the keys are; empty: only here
+	mu       sync.Mutex // held while authorities change, files included; guards what follows
+	dir      string     // where the keys are; empty: only here
+	askAgain time.Time  // of a nested CA: when the upstream may have more to give
 }
 
 // NewCA makes a root for td, valid for five years from now, and a JWT key, in

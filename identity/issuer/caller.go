@@ -79,7 +79,7 @@ func (s *Server) caller(ctx context.Context, now time.Time) (caller, error) {
 		}
 	}
 	if promote {
-		err = s.journal.update(func(tx *store.Tx) error {
+		err = s.cfg.Store.Update(func(tx *store.Tx) error {
 			fresh, err := loadAgent(tx, c.agent)
 			if err != nil {
 				return err
@@ -135,7 +135,7 @@ func (s *Server) refuse(what string, to, id spiffeid.ID, why error) error {
 	if !id.IsZero() {
 		l.ID = id.String()
 	}
-	if err := s.journal.update(func(tx *store.Tx) error { return leaf(tx, leafRefuse, l) }); err != nil {
+	if err := s.cfg.Store.Update(func(tx *store.Tx) error { return leaf(tx, leafRefuse, l) }); err != nil {
 		return unavailable(err)
 	}
 	if _, ok := status.FromError(why); ok {

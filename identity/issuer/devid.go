@@ -148,7 +148,7 @@ func (s issuerAPI) CertifyDevID(ctx context.Context, req *issuerv1.CertifyDevIDR
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	spki := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
-	err = s.journal.update(func(tx *store.Tx) error {
+	err = s.cfg.Store.Update(func(tx *store.Tx) error {
 		return issueLeaf{What: "devid", To: c.id.String(), ID: c.id.String(), Serial: cert.SerialNumber.Bytes(), Key: spki[:], NotAfter: cert.NotAfter.Unix()}.write(tx)
 	})
 	if err != nil {

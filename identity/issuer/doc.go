@@ -109,7 +109,5 @@
 // seconds each. Addresses take turns; who waits longer than 20 seconds, or behind
 // 1024 others of its address, is told to come again. Whoever has attested does not
 // wait in this line: SVIDs are limited for each machine, to 500 a second and 2000 at
-// once. What is recorded at the same time shares one transaction, so that a storm
-// costs the disk little more than a call does. A message of evidence may have the
-// size of a boot log (1 MiB), a CSR 8 KiB.
+// once. A message of evidence may have the size of a boot log (1 MiB), a CSR 8 KiB.
 package issuer

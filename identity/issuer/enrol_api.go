@@ -97,7 +97,7 @@ func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issu
 		ak := sha256.Sum256(c.record.AK)
 		leaves = append(leaves, issueLeaf{What: "endorsement", To: c.id.String(), ID: c.node.SPIFFEID.String(), Key: ak[:], NotAfter: e.Expires.Unix()})
 	}
-	err = s.journal.update(func(tx *store.Tx) error {
+	err = s.cfg.Store.Update(func(tx *store.Tx) error {
 		for _, l := range leaves {
 			if err := l.write(tx); err != nil {
 				return err

@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"net/netip"
-	"path/filepath"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
@@ -146,58 +144,5 @@ func TestShares(t *testing.T) {
 	free := shares{max: -1}
 	if !free.take(one, 1<<20, t0) {
 		t.Error("no limit")
-	}
-}
-
-// Many who record at once share transactions; one that refuses harms nobody.
-func TestJournal(t *testing.T) {
-	commits := 0
-	st, err := store.OpenFaulty(filepath.Join(t.TempDir(), "store"), func(int) store.Fault { commits++; return store.NoFault })
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer st.Close()
-	j := journal{st: st}
-	no := errors.New("no")
-	const many = 300
-	hold, errs := make(chan struct{}), make([]error, many)
-	var wg sync.WaitGroup
-	wg.Go(func() { // keeps the disk busy until all others stand in line
-		_ = j.update(func(*store.Tx) error { <-hold; return nil })
-	})
-	for i := range many {
-		wg.Go(func() {
-			errs[i] = j.update(func(tx *store.Tx) error {
-				if i == 7 {
-					return no
-				}
-				return tx.Put("test/x", []byte{byte(i >> 8), byte(i)}, []byte{1})
-			})
-		})
-	}
-	for deadline := time.Now().Add(5 * time.Second); ; <-time.After(time.Millisecond) {
-		j.mu.Lock()
-		n := len(j.queue)
-		j.mu.Unlock()
-		if n == many || time.Now().After(deadline) {
-			break
-		}
-	}
-	close(hold)
-	wg.Wait()
-	for i, err := range errs {
-		if (i == 7) != errors.Is(err, no) || i != 7 && err != nil {
-			t.Errorf("%d: %v", i, err)
-		}
-	}
-	stored := 0
-	if err := st.View(func(tx *store.Tx) error {
-		tx.Range("test/x", nil, func(_, _ []byte) bool { stored++; return true })
-		return nil
-	}); err != nil || stored != many-1 {
-		t.Errorf("%d stored, %v", stored, err)
-	}
-	if commits > maxCommit+3 { // the batch with the refusal, one by one, and the others together
-		t.Errorf("%d transactions", commits)
 	}
 }

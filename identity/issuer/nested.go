@@ -110,7 +110,10 @@ func (ca *CA) Follow(ctx context.Context, up Upstream, now time.Time) error {
 		}
 	}
 	active, _ := before.in(X509, Active)
-	if left := active.NotAfter.Sub(now); left < active.NotAfter.Sub(active.Certificate.NotBefore)/2 {
+	ca.mu.Lock()
+	wait := now.Before(ca.askAgain)
+	ca.mu.Unlock()
+	if left := active.NotAfter.Sub(now); !wait && left < active.NotAfter.Sub(active.Certificate.NotBefore)/2 {
 		errs = append(errs, ca.succeed(ctx, up, before.upstream, active, now))
 	}
 	for _, x := range before.of(X509) {
@@ -127,7 +130,14 @@ func (ca *CA) succeed(ctx context.Context, up Upstream, known *spiffebundle.Bund
 	if err != nil {
 		return err
 	}
-	if !fresh.NotAfter.After(active.NotAfter) {
+	if !fresh.NotAfter.After(active.NotAfter) { // the upstream has not renewed itself yet
+		life := active.NotAfter.Sub(active.Certificate.NotBefore)
+		ca.mu.Lock()
+		ca.askAgain = now.Add(life / 20)
+		ca.mu.Unlock()
+		if active.NotAfter.Sub(now) > life/6 {
+			return nil
+		}
 		return fmt.Errorf("%w: it ends %s, the one in use %s", ErrUpstream, fresh.NotAfter.UTC().Format(time.RFC3339), active.NotAfter.UTC().Format(time.RFC3339))
 	}
 	return ca.change(func(a *authorities) (*authorities, error) {

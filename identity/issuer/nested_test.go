@@ -143,15 +143,19 @@ func TestNestedFollows(t *testing.T) {
 	svid() // goes on
 	up.away = nil
 	up.life = time.Hour
-	if err := follow(13 * time.Hour); !errors.Is(err, issuer.ErrUpstream) || !ca.Certificate().Equal(first) {
+	if err := follow(13 * time.Hour); err != nil || !ca.Certificate().Equal(first) {
 		t.Errorf("a successor that ends first: %v", err)
 	}
+	asked := up.serial
+	if err := follow(13*time.Hour + time.Minute); err != nil || up.serial != asked {
+		t.Errorf("asked again a minute later: %v", err)
+	}
 	up.life, up.name = 24*time.Hour, "west.dev.example"
-	if err := follow(13 * time.Hour); !errors.Is(err, issuer.ErrUpstream) {
+	if err := follow(15 * time.Hour); !errors.Is(err, issuer.ErrUpstream) {
 		t.Errorf("another trust domain: %v", err)
 	}
 	up.name = east.Name()
-	if err := follow(13 * time.Hour); err != nil || ca.Certificate().Equal(first) {
+	if err := follow(15 * time.Hour); err != nil || ca.Certificate().Equal(first) {
 		t.Errorf("not replaced after its half: %v", err)
 	}
 	if n := len(ca.Authorities()); n != 3 { // old, JWT key, active
@@ -160,10 +164,10 @@ func TestNestedFollows(t *testing.T) {
 	second := ca.Certificate()
 	// The upstream has a new root: its anchor is published before it is used.
 	up.rotate()
-	if err := follow(26 * time.Hour); !errors.Is(err, issuer.ErrUpstream) || !ca.Certificate().Equal(second) || len(ca.Bundle().X509Authorities()) != 2 {
+	if err := follow(28 * time.Hour); !errors.Is(err, issuer.ErrUpstream) || !ca.Certificate().Equal(second) || len(ca.Bundle().X509Authorities()) != 2 {
 		t.Errorf("the anchor was not known before: %v", err)
 	}
-	if err := follow(26*time.Hour + time.Minute); err != nil || ca.Certificate().Equal(second) {
+	if err := follow(28*time.Hour + time.Minute); err != nil || ca.Certificate().Equal(second) {
 		t.Errorf("the anchor is known now: %v", err)
 	}
 	for _, a := range ca.Authorities() {
@@ -172,6 +176,10 @@ func TestNestedFollows(t *testing.T) {
 		}
 	}
 	svid()
+	up.life = time.Minute
+	if err := follow(50 * time.Hour); !errors.Is(err, issuer.ErrUpstream) { // in its last sixth
+		t.Errorf("the upstream has no more to give: %v", err)
+	}
 	own, err := issuer.NewCA(east, start)
 	if err != nil {
 		t.Fatal(err)

@@ -127,10 +127,9 @@ type Server struct {
 	changing sync.Mutex // held while entries change; guards files
 	files    []Entry
 
-	limits  limits
-	shares  shares
-	journal journal
-	log     *slog.Logger
+	limits limits
+	shares shares
+	log    *slog.Logger
 
 	attested, issued, refused *prometheus.CounterVec
 
@@ -166,7 +165,7 @@ func New(cfg Config) (*Server, error) {
 		cfg.Lifetime = DefaultLifetime
 	}
 	s := &Server{cfg: cfg, td: cfg.CA.td, kinds: map[string]Attestor{}, log: cfg.Log,
-		journal: journal{st: cfg.Store}, shares: shares{max: rate.Limit(cfg.SignRate)}}
+		shares: shares{max: rate.Limit(cfg.SignRate)}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}

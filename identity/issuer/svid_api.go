@@ -75,7 +75,7 @@ func (s svidAPI) BatchNewX509SVID(ctx context.Context, req *svidv1.BatchNewX509S
 		result.Svid = s.svidMessage(e.SPIFFEID, cert, e.Hint)
 		issued = append(issued, issuedLeaf(what, c.id, e.SPIFFEID, cert))
 	}
-	err = s.journal.update(func(tx *store.Tx) error {
+	err = s.cfg.Store.Update(func(tx *store.Tx) error {
 		for _, l := range issued {
 			if err := l.write(tx); err != nil {
 				return err
@@ -129,7 +129,7 @@ func (s svidAPI) NewJWTSVID(ctx context.Context, req *svidv1.NewJWTSVIDRequest) 
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	err = s.journal.update(func(tx *store.Tx) error {
+	err = s.cfg.Store.Update(func(tx *store.Tx) error {
 		return issueLeaf{What: "jwt", To: c.id.String(), ID: e.SPIFFEID.String(), Key: []byte(j.kid), NotAfter: j.Expires.Unix(), authority: j.kid}.write(tx)
 	})
 	if err != nil {
