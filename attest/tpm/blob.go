@@ -78,7 +78,11 @@ func cut2B(b []byte) (value, rest []byte, ok bool) {
 
 // write puts the blob on disk so that a crash leaves all of it or nothing.
 func (b blob) write(path string) error {
-	raw := append(tpm2.Marshal(b.public), tpm2.Marshal(b.private)...)
+	return writeFile(path, append(tpm2.Marshal(b.public), tpm2.Marshal(b.private)...))
+}
+
+// writeFile puts raw on disk, readable by its owner only, all of it or nothing.
+func writeFile(path string, raw []byte) error {
 	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
 	if err != nil {
 		return err

@@ -10,6 +10,8 @@ import (
 	"encoding/json"
 	"errors"
 	"math/big"
+	"os"
+	"path/filepath"
 	"testing"
 	"time"
 
@@ -55,6 +57,31 @@ func TestDevID(t *testing.T) {
 	}
 	certify, roots := devidCA(t)
 	chain := [][]byte{certify(d.Key().Public())}
+	dir := filepath.Join(t.TempDir(), "devid")
+	for range 2 { // the second time over the first
+		if err := d.Write(dir, chain); err != nil {
+			t.Fatal(err)
+		}
+	}
+	back, got, err := n.keys.ReadDevID(dir)
+	if err != nil || len(got) != 1 || !bytes.Equal(got[0], chain[0]) || !back.Key().Public().(*ecdsa.PublicKey).Equal(d.Key().Public()) {
+		t.Fatal(got, err)
+	}
+	files, _ := filepath.Glob(filepath.Join(dir, "*"))
+	for _, f := range files {
+		if info, err := os.Stat(f); err != nil || info.Mode().Perm() != 0o600 || len(files) != 3 {
+			t.Errorf("%s: %v, %v", f, info.Mode(), err)
+		}
+	}
+	if err := d.Write(dir, [][]byte{certify(n.keys.Node().Public())}); !errors.Is(err, tpm.ErrDevID) {
+		t.Errorf("another's certificate: %v", err)
+	}
+	if err := d.Write(dir, nil); !errors.Is(err, tpm.ErrDevID) {
+		t.Errorf("no certificate: %v", err)
+	}
+	if _, _, err := n.keys.ReadDevID(t.TempDir()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("empty folder: %v", err)
+	}
 	v := &tpm.DevIDVerifier{DevIDRoots: roots, EK: *n.verifier()}
 	v.EK.Intermediates = x509.NewCertPool() // SPIRE's message has no room for them
 	v.EK.Intermediates.AddCert(n.ca.Intermediate())
