@@ -191,6 +191,10 @@ func (p *appraisals) tell(id spiffeid.ID, is appraised, rule, detail string) {
 		p.log.Info("attestation is good again", "node", id, "was", was.found)
 		return
 	}
+	select {
+	case p.app.recheck <- struct{}{}: // policy may not let its connections stay
+	default: // that is to be done anyway
+	}
 	p.log.Warn("attestation is not good: what policy wants attested is denied to this node", "node", id, "rule", rule, "detail", detail)
 	d := is.decision
 	if d.ID == "" || d.Allow { // no rule of policy refused it: a check in code did
