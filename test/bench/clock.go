@@ -24,3 +24,10 @@ func oneCore(work func() (float64, error)) (float64, error) {
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
 	return work()
 }
+
+// seconds times work.
+func seconds(work func() error) (float64, error) {
+	start := time.Now()
+	err := work()
+	return time.Since(start).Seconds(), err
+}

@@ -67,6 +67,7 @@ type sides struct {
 	ours, reference func() (float64, error)
 	limit           func() (float64, error) // may be nil
 	stop            func()                  // may be nil
+	note            func() string           // what is only known afterwards; may be nil
 }
 
 // errAbsent makes prepare's error the reason of a skipped row: something that
@@ -121,6 +122,9 @@ func measure(b bench, dir string, s size, n int) (Row, error) {
 		}
 	}
 	row.fill(figures, b.higher, n)
+	if parts.note != nil {
+		row.Note += parts.note()
+	}
 	return row, nil
 }
 

@@ -29,6 +29,8 @@ var identityBenches = []bench{
 var (
 	region     = spiffeid.RequireTrustDomainFromString("east.dev.example")
 	workloadID = spiffeid.RequireFromString("spiffe://east.dev.example/workload/shop")
+	gatewayID  = spiffeid.RequireFromString("spiffe://east.dev.example/node/gateway")
+	chipID     = spiffeid.RequireFromString("spiffe://east.dev.example/node/chip")
 )
 
 func x509SVIDs(count int) (sides, error) {
@@ -82,12 +84,17 @@ func x509SVIDs(count int) (sides, error) {
 	}, nil
 }
 
+// request makes a key and a request for it, which names id unless that is zero.
 func request(id spiffeid.ID) (*ecdsa.PrivateKey, []byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, nil, err
 	}
-	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{URIs: []*url.URL{id.URL()}}, key)
+	var template x509.CertificateRequest
+	if !id.IsZero() {
+		template.URIs = []*url.URL{id.URL()}
+	}
+	csr, err := x509.CreateCertificateRequest(rand.Reader, &template, key)
 	return key, csr, err
 }
 

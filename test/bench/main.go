@@ -1,6 +1,6 @@
 // Command bench measures the product against named references in the same run.
 //
-//	go run ./test/bench [-area all|identity|gossip|policy|mesh|trail|quarantine] [-out FILE]
+//	go run ./test/bench [-area all|identity|gossip|policy|mesh|trail|quarantine] [-row NAME] [-out FILE]
 //
 // It prints a table and writes the rows to FILE (default .bench/latest.json).
 //
@@ -44,38 +44,43 @@ import (
 const rounds = 7
 
 // benches in the order of the table.
-var benches = slices.Concat(identityBenches, gossipBenches, policyBenches, meshBenches, trailBenches, quarantineBenches)
+var benches = slices.Concat(identityBenches, wireBenches, gossipBenches, policyBenches, meshBenches, trailBenches, quarantineBenches)
 
 var areas = []string{"all", "identity", "gossip", "policy", "mesh", "trail", "quarantine"}
 
 func main() {
 	area := flag.String("area", "all", strings.Join(areas, ", "))
+	name := flag.String("row", "", "only the row of this name")
 	out := flag.String("out", filepath.Join(".bench", "latest.json"), "where the rows go")
 	flag.Parse()
 	if !slices.Contains(areas, *area) || flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "bench: area %q, want one of %s\n", *area, strings.Join(areas, ", "))
 		os.Exit(2)
 	}
-	if err := run(*area, *out); err != nil {
+	if err := run(*area, *name, *out); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
 }
 
-func run(area, out string) error {
+func run(area, name, out string) error {
 	if err := os.MkdirAll(filepath.Dir(out), 0o755); err != nil {
 		return err
 	}
 	// Scratch files lie beside the result, on the disk that holds the project,
 	// and not in a /tmp that may be memory.
-	scratch, err := os.MkdirTemp(filepath.Dir(out), "scratch-")
+	dir, err := filepath.Abs(filepath.Dir(out))
+	if err != nil {
+		return err
+	}
+	scratch, err := os.MkdirTemp(dir, "scratch-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(scratch)
 	var list []Row
 	for _, b := range benches {
-		if area != "all" && b.area != area {
+		if area != "all" && b.area != area || name != "" && b.name != name {
 			continue
 		}
 		fmt.Fprintf(os.Stderr, "measuring %s %s\n", b.area, b.name)
