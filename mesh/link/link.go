@@ -37,6 +37,11 @@ type Config struct {
 	// Refuse, where set, names addresses whose packets are lost, both ways. It
 	// is for partitions in dev fleets and tests and costs throughput.
 	Refuse func(netip.AddrPort) bool
+	// ResetKey, where it is the same over restarts, lets peers know at once that
+	// connections to an earlier process of this node are gone (RFC 9000 section
+	// 10.3): they need not wait for their idle timeout. Nil: they do. Keep it
+	// secret: who has it can end connections.
+	ResetKey *[32]byte
 	// Log may be nil: nothing is logged then.
 	Log *slog.Logger
 	// Metrics may be nil.
@@ -139,6 +144,7 @@ func Listen(cfg Config) (*Link, error) {
 		ConnectionIDLength:  connIDLen,
 		VerifySourceAddress: l.gate.suspicious,
 		ConnContext:         l.connContext,
+		StatelessResetKey:   (*quic.StatelessResetKey)(cfg.ResetKey),
 	}
 	if l.ln, err = l.tr.Listen(l.serverTLS(), l.quicConfig()); err != nil {
 		_ = l.socket.Close()

@@ -230,8 +230,9 @@ func (a *App) openRoles() (err error) {
 
 func (a *App) openLink() (err error) {
 	a.partition = &partition{dir: a.dir}
+	resetKey := a.creds.vault.cache.Derive("QUIC stateless reset")
 	lc := link.Config{
-		Listen: a.cfg.Mesh.Listen.String(), SVID: &a.creds.node, Bundles: a.trust, Log: a.log, Metrics: a.metrics,
+		Listen: a.cfg.Mesh.Listen.String(), SVID: &a.creds.node, Bundles: a.trust, ResetKey: &resetKey, Log: a.log, Metrics: a.metrics,
 		Authorize: func(id spiffeid.ID) error { return a.peering.welcomes(id) },
 	}
 	if a.cfg.Dev {
