@@ -282,4 +282,16 @@ var identities = []Entry{
 		Meaning: "Its identity is genuine and it is not welcome here: it is not the service that was asked for, or not accepted by policy or standing.",
 		Fix:     "Run bailiwick why last for the rule; if it is the service, check the workloads listed for its name under authority.services.",
 	},
+	{
+		Code: "BW4059", Is: issuer.ErrEvidence, Exit: Denied,
+		Title:   "Node evidence was refused",
+		Meaning: "What an agent sent for x509pop or tpm_devid does not prove its machine: it is malformed, from an authority not trusted for this, or its key was not shown. No SVID was issued.",
+		Fix:     "Compare the agent's certificate with the authorities the issuer trusts for that method, and its validity with both clocks.",
+	},
+	{
+		Code: "BW4060", Is: issuer.ErrUpstream,
+		Title:   "The upstream authority's certificate cannot be used",
+		Meaning: "It is for another trust domain or ends sooner than the one in use. The issuer goes on with what it has.",
+		Fix:     "Compare the upstream's trust domain with the region's, and see whether the upstream's own CA is about to end.",
+	},
 }

@@ -156,4 +156,10 @@ var machine = []Entry{
 		Meaning: "The file is damaged or something else, or what should be sealed is too large for a TPM. Nothing was opened or written.",
 		Fix:     "Restore the file the message names from a backup, or let the node enrol again, which makes a new one.",
 	},
+	{
+		Code: "BW3027", Is: tpm.ErrDevID,
+		Title:   "A DevID cannot be used",
+		Meaning: "A file of the DevID is damaged or another TPM's, or this TPM has no RSA endorsement key with a certificate, which SPIRE's tpm_devid asks for. The machine proved nothing by it.",
+		Fix:     "Have the DevID of this machine's TPM issued again; without an RSA endorsement certificate, use another way of attestation.",
+	},
 }
