@@ -41,6 +41,10 @@ race: deps ## The same under the race detector (needs a C compiler)
 e2e: deps ## Only the end-to-end scripts: real binary, real swtpm
 	$(GO) test -count=1 -timeout 10m ./cmd/bailiwick -run TestScripts -v
 
+.PHONY: interop
+interop: deps ## Against stock spire-server, spire-agent and spiffe-helper; builds them once (5 min)
+	@test/interop/run
+
 .PHONY: fuzz
 fuzz: ## Run each fuzz target for FUZZTIME (20s)
 	@.ci/fuzz $(FUZZTIME)
