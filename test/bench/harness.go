@@ -92,7 +92,7 @@ func measure(b bench, dir string, s size, n int) (Row, error) {
 	}
 	defer os.RemoveAll(dir)
 	parts, err := b.prepare(dir, s)
-	if errors.Is(err, errAbsent) {
+	if errors.Is(err, errAbsent) || errors.Is(err, errTiny) {
 		row.Skipped = err.Error()
 		return row, nil
 	} else if err != nil {

@@ -13,6 +13,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/tpm/maker"
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
 	"github.com/bailiwick-mesh/bailiwick/identity/trust"
@@ -38,36 +41,43 @@ func (s *server) startOurs(d demand) error {
 	}
 	s.bundle.AddX509Authority(ca.Certificate())
 
-	first := joining{token: "first", node: gatewayID}
+	makers, err := maker.OpenCA(filepath.Join(dir, "maker"))
+	if err != nil {
+		return err
+	}
+	first, err := newChip(makers, dir)
+	if err != nil {
+		return err
+	}
+	s.chips = append(s.chips, first)
 	var entries bytes.Buffer
-	fmt.Fprintf(&entries, "entries:\n  - {id: %s, token: %q, class: gateway}\n", first.node, first.hash())
+	fmt.Fprintf(&entries, "entries:\n  - {id: %s, ek: %q, class: gateway}\n", gatewayID, first.ek)
 	for i := range d.machines {
 		j := newToken(i)
 		s.join = append(s.join, j)
-		fmt.Fprintf(&entries, "  - {id: %s, token: %q, class: unattested}\n", j.node, j.hash())
+		fmt.Fprintf(&entries, "  - {id: %s, token: %q}\n", j.node, j.hash())
 		for k := range d.workloads {
 			if i < d.with {
 				fmt.Fprintf(&entries, "  - {id: %s, node: %s, selectors: [%q]}\n", d.workload(i, k), j.node, "unix:"+d.selector)
 			}
 		}
 	}
-	roots := ""
-	if d.ek != "" {
-		fmt.Fprintf(&entries, "  - {id: %s, ek: %q}\n", chipID, d.ek)
-		path := filepath.Join(dir, "makers.pem")
-		if err := writePEM(path, "CERTIFICATE", d.ekRoots...); err != nil {
-			return err
-		}
-		roots = fmt.Sprintf("  ek_roots: [%q]\n", path)
+	roots := []*x509.Certificate{makers.Root()}
+	if d.chip != nil {
+		roots = append(roots, d.makers.Root())
+		fmt.Fprintf(&entries, "  - {id: %s, ek: %q}\n  - {id: %s, node: %s, selectors: [%q]}\n", chipID, d.chip.ek, workloadID, chipID, "unix:"+d.selector)
+	}
+	if err := writeCertificates(filepath.Join(dir, "makers.pem"), roots...); err != nil {
+		return err
 	}
 	if err := os.WriteFile(filepath.Join(dir, "entries.yaml"), entries.Bytes(), 0o600); err != nil {
 		return err
 	}
-	conf, err := s.nodeFile(dir, s.sockets, first)
+	conf, err := s.nodeFile(dir, s.sockets, gatewayID, first)
 	if err != nil {
 		return err
 	}
-	conf += fmt.Sprintf("issuer:\n  listen: %s\n  keys: keys\n  entries: [entries.yaml]\n%sauthority:\n  keys: authority\n", s.addr, roots)
+	conf += fmt.Sprintf("issuer:\n  listen: %s\n  keys: keys\n  entries: [entries.yaml]\n  ek_roots: [makers.pem]\nauthority:\n  keys: authority\n", s.addr)
 	path := filepath.Join(dir, "node.yaml")
 	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 		return err
@@ -89,27 +99,23 @@ func (s *server) startOurs(d demand) error {
 	})
 }
 
-// nodeFile is the configuration of a node without a TPM, in dir, below s.
-func (s *server) nodeFile(dir, sockets string, j joining) (string, error) {
+// nodeFile is the configuration of a node in dir whose issuer is s.
+func (s *server) nodeFile(dir, sockets string, id spiffeid.ID, c *chip) (string, error) {
 	ports, err := freePorts(1)
 	if err != nil {
 		return "", err
 	}
-	token := filepath.Join(dir, "token")
-	if err := os.WriteFile(token, []byte(j.token), 0o600); err != nil {
-		return "", err
-	}
 	return fmt.Sprintf(`node: %s
 state: %q
-tpm: {mode: "off"}
+tpm: {mode: required, device: %q, boot_log: %q}
 trust: {global_keys: [%q], records: [%q]}
-enrol: {issuers: [%q], token_file: %q}
+enrol: {issuers: [%q]}
 mesh: {listen: "127.0.0.1:%d", join: []}
 policy: {global: %q, region: %q}
 workload_api: {socket: %q}
 control: {socket: %q}
 log: {level: warn}
-`, j.node, filepath.Join(dir, "state"), filepath.Join(s.dir, "global.pem"), filepath.Join(s.dir, "region.trust"), s.addr, token, ports[0],
+`, id, filepath.Join(dir, "state"), c.soft.Path(), c.soft.BootLog(), filepath.Join(s.dir, "global.pem"), filepath.Join(s.dir, "region.trust"), s.addr, ports[0],
 		filepath.Join(s.dir, "global.policy"), filepath.Join(s.dir, "region.policy"),
 		filepath.Join(sockets, "w.sock"), filepath.Join(sockets, "c.sock")), nil
 }

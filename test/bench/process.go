@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/pem"
 	"fmt"
 	"os"
@@ -133,4 +134,12 @@ func writePEM(path, kind string, blocks ...[]byte) error {
 		}
 	}
 	return os.WriteFile(path, b.Bytes(), 0o600)
+}
+
+func writeCertificates(path string, certs ...*x509.Certificate) error {
+	var blocks [][]byte
+	for _, c := range certs {
+		blocks = append(blocks, c.Raw)
+	}
+	return writePEM(path, "CERTIFICATE", blocks...)
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/tpm/maker"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
@@ -46,13 +47,15 @@ func spireProgram(name string) (string, error) {
 // server is our issuer or a stock spire-server, a process of its own, with what
 // a machine needs to join it.
 type server struct {
-	ours    bool
-	dir     string
-	sockets string // a folder with a short name: unix sockets have 107 bytes
-	addr    string // of the server API
-	bundle  *x509bundle.Bundle
-	proc    *process
-	join    []joining // one for each machine
+	ours     bool
+	dir      string
+	sockets  string // a folder with a short name: unix sockets have 107 bytes
+	addr     string // of the server API
+	bundle   *x509bundle.Bundle
+	proc     *process
+	join     []joining // one for each machine
+	chips    []*chip   // that run for it
+	newcomer *chip     // of the node that first joins
 }
 
 func newServer(dir string, ours bool) (*server, error) {
@@ -67,6 +70,9 @@ func newServer(dir string, ours bool) (*server, error) {
 func (s *server) stop() {
 	if s.proc != nil {
 		s.proc.stop()
+	}
+	for _, c := range s.chips {
+		c.stop()
 	}
 	_ = os.RemoveAll(s.sockets) // a few sockets below /tmp
 }
@@ -93,19 +99,22 @@ type demand struct {
 	workloads int    // entries of each of the first `with` machines
 	with      int    //
 	selector  string // of those entries
-	devidRoot []byte // certificates, DER, for attestation by a TPM
-	ekRoots   [][]byte
-	ek        string // of a machine with a TPM, hex
+	chip      *chip  // another machine, or nil: node /node/chip
+	makers    *maker.CA
+	devid     *x509.Certificate // root of its DevID, for SPIRE
 }
 
 func (d demand) workload(machine, i int) spiffeid.ID {
 	return spiffeid.RequireFromPathf(region, "/workload/w%d-%d", machine, i)
 }
 
+// errTiny skips a row that has no small size.
+var errTiny = errors.New("it starts whole programs, which have no small size")
+
 // newPair starts both servers. Stop them with the function returned.
 func newPair(dir string, s size, d demand) (ours, stock *server, stop func(), err error) {
 	if s == tiny {
-		return nil, nil, nil, fmt.Errorf("programs %w at this size: they are measured whole or not at all", errAbsent)
+		return nil, nil, nil, errTiny
 	}
 	program, err := spireProgram("spire-server")
 	if err != nil {
@@ -169,9 +178,10 @@ func (s *server) startStock(program string, d demand) (err error) {
 		return err
 	}
 	devid := ""
-	if d.devidRoot != nil {
+	if d.devid != nil {
 		roots, makers := filepath.Join(dir, "devid.pem"), filepath.Join(dir, "makers.pem")
-		if err := errors.Join(writePEM(roots, "CERTIFICATE", d.devidRoot), writePEM(makers, "CERTIFICATE", d.ekRoots...)); err != nil {
+		// SPIRE verifies EK certificates without intermediates: the maker's is among the roots.
+		if err := errors.Join(writeCertificates(roots, d.devid), writeCertificates(makers, d.makers.Root(), d.makers.Intermediate())); err != nil {
 			return err
 		}
 		devid = fmt.Sprintf("NodeAttestor \"tpm_devid\" { plugin_data { devid_ca_path = %q endorsement_ca_path = %q } }", roots, makers)

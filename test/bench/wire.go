@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/tpm/maker"
+	"github.com/bailiwick-mesh/bailiwick/identity/spire"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
 	svidv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/svid/v1"
+	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
 )
@@ -19,6 +23,8 @@ const (
 	stockServer = "spire-server " + spireVersion + ", sqlite and keys on disk"
 	stockAgent  = "spire-agent " + spireVersion
 	entriesEach = 1000
+	agents      = 16 // that ask for SVIDs: our issuer gives each a share
+	entriesOf   = 100
 	callers     = 4 // at once
 	storm       = 500
 	pair        = "loopback, both cores shared with the client, which is the same code for both; ours is `bailiwick run` with all that a node is, and keeps a leaf on disk of all it signs; SPIRE's rate limits are off; "
@@ -27,22 +33,22 @@ const (
 var wireBenches = []bench{
 	{
 		area: "identity", name: "x509-svids-wire", unit: "SVIDs/s", higher: true, goal: 2, reference: stockServer,
-		note:    pair + "BatchNewX509SVID of 1 by 4 callers of an agent with 1,000 entries",
+		note:    pair + "BatchNewX509SVID of 1, 4 calls at once, in turn for 16 agents with 100 entries each",
 		prepare: func(dir string, s size) (sides, error) { return signing(dir, s, 1, 1200) },
 	},
 	{
 		area: "identity", name: "x509-svids-wire-100", unit: "SVIDs/s", higher: true, goal: 2, reference: stockServer,
-		note:    pair + "BatchNewX509SVID of 100 by 4 callers of an agent with 1,000 entries",
+		note:    pair + "BatchNewX509SVID of 100, 4 calls at once, in turn for 16 agents with 100 entries each",
 		prepare: func(dir string, s size) (sides, error) { return signing(dir, s, 100, 2000) },
 	},
 	{
 		area: "identity", name: "jwt-svids-wire", unit: "SVIDs/s", higher: true, goal: 2, reference: stockServer,
-		note:    pair + "NewJWTSVID by 4 callers of an agent with 1,000 entries",
+		note:    pair + "NewJWTSVID, 4 calls at once, in turn for 16 agents with 100 entries each",
 		prepare: func(dir string, s size) (sides, error) { return signing(dir, s, 0, 1200) },
 	},
 	{
 		area: "identity", name: "entry-syncs", unit: "syncs/s", higher: true, goal: 2, reference: stockServer,
-		note:    pair + "SyncAuthorizedEntries of 1,000 entries that are new to the caller, in pages, by 4 callers",
+		note:    pair + "SyncAuthorizedEntries of 1,000 entries that are new to the caller, in pages, 4 at once",
 		prepare: entrySyncs,
 	},
 	{
@@ -56,8 +62,13 @@ var wireBenches = []bench{
 		prepare: attestTokens,
 	},
 	{
+		area: "identity", name: "attest-tpm", unit: "ms", goal: 0.5, reference: stockServer + ", plugin tpm_devid",
+		note:    pair + "the same software TPM and client library; ours is bailiwick_tpm, which also certifies three keys, quotes PCRs and has a boot log judged by policy",
+		prepare: attestTPM,
+	},
+	{
 		area: "identity", name: "first-svid", unit: "seconds", goal: 0.5, reference: stockAgent,
-		note:    "exec of a node that was never here, to the first X.509-SVID from its Workload API: ours `bailiwick run` without a TPM, both by join token, each with its own server, which is warm",
+		note:    "exec of a node that was never here, to the first X.509-SVID from its Workload API: ours `bailiwick run`, which makes its keys in a software TPM and attests with it, the reference by join token with keys on disk, each with its own server, which is warm",
 		prepare: firstSVID,
 	},
 	{
@@ -70,80 +81,68 @@ var wireBenches = []bench{
 	},
 }
 
-// connected is a machine with its connections.
+// connected is a machine with a connection and what it found there.
 type connected struct {
 	*machine
-	conns []*grpc.ClientConn
-	ids   []string      // of entries
-	names []spiffeid.ID // theirs
+	conn    *grpc.ClientConn
+	entries []*types.Entry // of workloads
 }
 
-// newConnected makes one machine with 1,000 entries on each server.
-func newConnected(dir string, s size) (ours, stock *connected, stop func(), err error) {
-	a, b, end, err := newPair(dir, s, demand{machines: 1, with: 1, workloads: entriesEach, selector: "uid:1"})
+// newConnected makes n machines with some entries each on both servers.
+func newConnected(dir string, s size, n, entries int) (ours, stock []*connected, stop func(), err error) {
+	a, b, end, err := newPair(dir, s, demand{machines: n, with: n, workloads: entries, selector: "uid:1"})
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if ours, err = a.connect(); err == nil {
-		stock, err = b.connect()
+	if ours, err = a.connect(n, entries); err == nil {
+		stock, err = b.connect(n, entries)
 	}
 	if err != nil {
 		end()
 		return nil, nil, nil, err
 	}
 	return ours, stock, func() {
-		ours.close()
-		stock.close()
+		for _, c := range slices.Concat(ours, stock) {
+			_ = c.conn.Close()
+		}
 		end()
 	}, nil
 }
 
-func (s *server) connect() (*connected, error) {
-	all, err := s.joinAll(1)
+func (s *server) connect(n, want int) (out []*connected, err error) {
+	all, err := s.joinAll(n)
 	if err != nil {
 		return nil, err
 	}
-	c := &connected{machine: all[0]}
-	for range callers {
-		conn, err := c.dial()
+	for _, m := range all {
+		c := &connected{machine: m}
+		if c.conn, err = m.dial(); err != nil {
+			return nil, err
+		}
+		entries, err := m.sync(context.Background(), c.conn)
 		if err != nil {
 			return nil, err
 		}
-		c.conns = append(c.conns, conn)
-	}
-	entries, err := c.sync(context.Background(), c.conns[0])
-	if err != nil {
-		return nil, err
-	}
-	for _, e := range entries {
-		if strings.HasPrefix(e.GetSpiffeId().GetPath(), "/w") { // and not a node's
-			c.ids = append(c.ids, e.GetId())
-			c.names = append(c.names, spiffeid.RequireFromPath(region, e.GetSpiffeId().GetPath()))
+		c.entries = slices.DeleteFunc(entries, func(e *types.Entry) bool { return !strings.HasPrefix(e.GetSpiffeId().GetPath(), "/w") })
+		if len(c.entries) != want {
+			return nil, fmt.Errorf("%d entries, want %d", len(c.entries), want)
 		}
+		out = append(out, c)
 	}
-	if len(c.ids) != entriesEach {
-		return nil, fmt.Errorf("%d entries, want %d", len(c.ids), entriesEach)
-	}
-	return c, nil
+	return out, nil
 }
 
-func (c *connected) close() {
-	for _, conn := range c.conns {
-		_ = conn.Close()
-	}
-}
-
-// calls has all callers make n calls in all, and returns how many things a
-// second that is, each call being worth each.
-func (c *connected) calls(n, each int, call func(ctx context.Context, conn *grpc.ClientConn, i int) error) (float64, error) {
+// calls makes n calls, 4 at once, for one machine after the other, and returns
+// how many things a second that is, each call being worth each.
+func calls(all []*connected, n, each int, call func(ctx context.Context, c *connected, i int) error) (float64, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
 	return perSecond(n*each, func() error {
 		g, ctx := errgroup.WithContext(ctx)
-		for k, conn := range c.conns {
+		for k := range callers {
 			g.Go(func() error {
-				for i := k; i < n; i += len(c.conns) {
-					if err := call(ctx, conn, i); err != nil {
+				for i := k; i < n; i += callers {
+					if err := call(ctx, all[i%len(all)], i/len(all)); err != nil {
 						return err
 					}
 				}
@@ -156,30 +155,32 @@ func (c *connected) calls(n, each int, call func(ctx context.Context, conn *grpc
 
 // signing measures SVIDs: X.509 in batches, or JWT where batch is 0.
 func signing(dir string, s size, batch, count int) (sides, error) {
-	ours, stock, stop, err := newConnected(dir, s)
+	ours, stock, stop, err := newConnected(dir, s, agents, entriesOf)
 	if err != nil {
 		return sides{}, err
 	}
-	side := func(c *connected) (func() (float64, error), error) {
+	side := func(all []*connected) (func() (float64, error), error) {
 		if batch == 0 {
 			return func() (float64, error) {
-				return c.calls(count, 1, func(ctx context.Context, conn *grpc.ClientConn, i int) error {
-					return signJWT(ctx, conn, c.ids[i%len(c.ids)])
+				return calls(all, count, 1, func(ctx context.Context, c *connected, i int) error {
+					return signJWT(ctx, c.conn, c.entries[i%entriesOf].GetId())
 				})
 			}, nil
 		}
-		params := make([]*svidv1.NewX509SVIDParams, len(c.ids))
-		for i, id := range c.ids {
-			_, csr, err := request(c.names[i])
-			if err != nil {
-				return nil, err
+		params := map[*connected][]*svidv1.NewX509SVIDParams{}
+		for _, c := range all {
+			for _, e := range c.entries {
+				_, csr, err := request(spiffeid.RequireFromPath(region, e.GetSpiffeId().GetPath()))
+				if err != nil {
+					return nil, err
+				}
+				params[c] = append(params[c], &svidv1.NewX509SVIDParams{EntryId: e.GetId(), Csr: csr})
 			}
-			params[i] = &svidv1.NewX509SVIDParams{EntryId: id, Csr: csr}
 		}
 		return func() (float64, error) {
-			return c.calls(count/batch, batch, func(ctx context.Context, conn *grpc.ClientConn, i int) error {
-				from := i * batch % len(params)
-				return sign(ctx, conn, params[from:from+batch])
+			return calls(all, count/batch, batch, func(ctx context.Context, c *connected, i int) error {
+				from := i * batch % entriesOf
+				return sign(ctx, c.conn, params[c][from:from+batch])
 			})
 		}, nil
 	}
@@ -194,14 +195,14 @@ func signing(dir string, s size, batch, count int) (sides, error) {
 }
 
 func entrySyncs(dir string, s size) (sides, error) {
-	ours, stock, stop, err := newConnected(dir, s)
+	ours, stock, stop, err := newConnected(dir, s, 1, entriesEach)
 	if err != nil {
 		return sides{}, err
 	}
-	side := func(c *connected) func() (float64, error) {
+	side := func(all []*connected) func() (float64, error) {
 		return func() (float64, error) {
-			return c.calls(120, 1, func(ctx context.Context, conn *grpc.ClientConn, _ int) error {
-				entries, err := c.sync(ctx, conn)
+			return calls(all, 120, 1, func(ctx context.Context, c *connected, _ int) error {
+				entries, err := c.sync(ctx, c.conn)
 				if err == nil && len(entries) < entriesEach {
 					err = fmt.Errorf("%d entries, want %d", len(entries), entriesEach)
 				}
@@ -336,14 +337,14 @@ func (s *server) nodeProgram(dir, sockets, socket string, i int) (program, conf 
 		if program, err = product(); err != nil {
 			return "", "", err
 		}
-		conf, err = s.nodeFile(dir, sockets, s.join[i])
+		conf, err = s.nodeFile(dir, sockets, chipID, s.newcomer)
 		return program, conf, err
 	}
 	if program, err = spireProgram("spire-agent"); err != nil {
 		return "", "", err
 	}
 	bundle := filepath.Join(dir, "bundle.pem")
-	if err := writePEM(bundle, "CERTIFICATE", s.bundle.X509Authorities()[0].Raw); err != nil {
+	if err := writeCertificates(bundle, s.bundle.X509Authorities()...); err != nil {
 		return "", "", err
 	}
 	_, port, _ := strings.Cut(s.addr, ":")
@@ -391,34 +392,91 @@ func firstSVID(dir string, s size) (sides, error) {
 }
 
 // newNodes starts servers that n nodes may join, each with one workload: any
-// process of this user.
+// process of this user. Ours have one TPM, and come back to it with nothing else.
 func newNodes(dir string, s size, n int) (ours, stock *server, stop func(), err error) {
-	return newPair(dir, s, demand{machines: n, with: n, workloads: 1, selector: fmt.Sprintf("uid:%d", os.Getuid())})
+	d, err := withChip(dir, s)
+	if err != nil {
+		return nil, nil, nil, err
+	}
+	d.machines, d.with, d.workloads, d.selector = n, n, 1, fmt.Sprintf("uid:%d", os.Getuid())
+	if ours, stock, stop, err = newPair(dir, s, d); err != nil {
+		d.chip.stop()
+		return nil, nil, nil, err
+	}
+	ours.newcomer = d.chip
+	ours.chips = append(ours.chips, d.chip)
+	return ours, stock, stop, nil
+}
+
+// withChip makes a machine with a TPM.
+func withChip(dir string, s size) (d demand, err error) {
+	if s == tiny {
+		return d, errTiny
+	}
+	if d.makers, err = maker.OpenCA(filepath.Join(dir, "maker")); err != nil {
+		return d, err
+	}
+	d.chip, err = newChip(d.makers, dir)
+	return d, err
+}
+
+// attestTPM measures the same library, the same TPM, and what each server has to
+// ask of one.
+func attestTPM(dir string, s size) (sides, error) {
+	d, err := withChip(dir, s)
+	if err != nil {
+		return sides{}, err
+	}
+	var byOurs, byDevID spire.Attester
+	if byOurs, err = d.chip.ours(); err == nil {
+		byDevID, d.devid, err = d.chip.devid()
+	}
+	if err != nil {
+		d.chip.stop()
+		return sides{}, err
+	}
+	d.selector = "uid:1"
+	a, b, stop, err := newPair(dir, s, d)
+	if err != nil {
+		d.chip.stop()
+		return sides{}, err
+	}
+	side := func(s *server, by spire.Attester) func() (float64, error) {
+		return func() (float64, error) {
+			ctx, cancel := context.WithTimeout(context.Background(), patience)
+			defer cancel()
+			us, err := micros(1, func() error {
+				_, err := spire.Attest(ctx, spire.Config{Addr: s.addr, TrustDomain: region, Bundles: s.bundle}, by, d.chip.keys.Node())
+				return err
+			})
+			return us / 1000, err
+		}
+	}
+	return sides{ours: side(a, byOurs), reference: side(b, byDevID), stop: func() { d.chip.stop(); stop() }}, nil
 }
 
 // resident measures memory after work: of a node that served a workload, or of
-// the server that signed for an agent with 1,000 entries.
+// the server that signed for agents.
 func resident(dir string, s size, servers bool) (sides, error) {
 	if servers {
-		ours, stock, stop, err := newConnected(dir, s)
+		ours, stock, stop, err := newConnected(dir, s, agents, entriesOf)
 		if err != nil {
 			return sides{}, err
 		}
-		for _, c := range []*connected{ours, stock} {
-			for range 20 {
-				if _, err := c.calls(200, 1, func(ctx context.Context, conn *grpc.ClientConn, i int) error {
-					return signJWT(ctx, conn, c.ids[i])
-				}); err != nil {
-					stop()
-					return sides{}, err
+		for _, all := range [][]*connected{ours, stock} {
+			_, err := calls(all, 4000, 1, func(ctx context.Context, c *connected, i int) error {
+				if err := signJWT(ctx, c.conn, c.entries[i%entriesOf].GetId()); err != nil {
+					return err
 				}
-				if _, err := c.sync(context.Background(), c.conns[0]); err != nil {
-					stop()
-					return sides{}, err
-				}
+				_, err := c.sync(ctx, c.conn)
+				return err
+			})
+			if err != nil {
+				stop()
+				return sides{}, err
 			}
 		}
-		return idle(ours.s.proc, stock.s.proc, "after 4,000 JWT-SVIDs and 20 syncs of 1,000 entries", stop), nil
+		return idle(ours[0].s.proc, stock[0].s.proc, "after 4,000 JWT-SVIDs and syncs of 100 entries for 16 agents", stop), nil
 	}
 	a, b, stop, err := newNodes(dir, s, 1)
 	if err != nil {
