@@ -43,14 +43,14 @@ func newAgent(t *testing.T, s *server, e evidence) *agent {
   trust_bundle_path = %q
   trust_domain = %q
   %s
-  experimental { sync_interval = "1s" }
+  experimental { sync_interval = "1s" %s }
 }
 plugins {
   KeyManager "disk" { plugin_data { directory = %q } }
   WorkloadAttestor "unix" { plugin_data {} }
   %s
 }
-`, dir, s.port, a.socket, s.bundleFile(t, dir), td.Name(), e.extra, dir, e.plugin)
+`, dir, s.port, a.socket, s.bundleFile(t, dir), td.Name(), e.extra, e.experimental, dir, e.plugin)
 	a.begin = func(t *testing.T) *process {
 		return start(t, dir, "spire-agent", nil, binary(t, "spire-agent"), "run", "-config", conf)
 	}

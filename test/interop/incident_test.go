@@ -32,6 +32,7 @@ var incidents = []struct {
 	{"ban", false, clientBanned, agentBanned},
 	{"evict", false, clientEvicted, agentEvicted},
 	{"authority rotated", true, clientRotation, agentRotation},
+	{"conformance", false, clientConformance, agentConformance},
 	{"1100 entries", false, clientManyEntries, agentManyEntries},
 }
 
@@ -46,7 +47,7 @@ func (s *server) killed(t *testing.T, meanwhile func()) {
 
 func clientAfterKill(t *testing.T, s *server, p *pki) {
 	e := byToken(t, s, p)
-	id := spiffeid.RequireFromString(td.IDString() + "/workload/client-kill")
+	id := spiffeid.RequireFromPath(td, "/workload/client-kill")
 	s.entry(t, e.agent, id, self)
 	c := attest(t, s, e)
 	entry := c.find(t, id)
@@ -68,7 +69,7 @@ func clientAfterKill(t *testing.T, s *server, p *pki) {
 
 func agentAfterKill(t *testing.T, s *server, p *pki) {
 	e := byToken(t, s, p)
-	id := spiffeid.RequireFromString(td.IDString() + "/workload/agent-kill")
+	id := spiffeid.RequireFromPath(td, "/workload/agent-kill")
 	s.entry(t, e.agent, id, self)
 	a := newAgent(t, s, e)
 	svid := a.svid(t, id, nil)
@@ -104,7 +105,7 @@ func clientBanned(t *testing.T, s *server, p *pki) {
 // agentBanned: a stock agent ends when it learns that it is banned.
 func agentBanned(t *testing.T, s *server, p *pki) {
 	e := byPoP(t, p, newKey(t))
-	id := spiffeid.RequireFromString(td.IDString() + "/workload/agent-ban")
+	id := spiffeid.RequireFromPath(td, "/workload/agent-ban")
 	s.entry(t, e.agent, id, self)
 	a := newAgent(t, s, e)
 	a.svid(t, id, nil)
@@ -143,7 +144,7 @@ func clientEvicted(t *testing.T, s *server, p *pki) {
 // agentEvicted: a stock agent attests again by itself.
 func agentEvicted(t *testing.T, s *server, p *pki) {
 	e := byPoP(t, p, newKey(t))
-	id := spiffeid.RequireFromString(td.IDString() + "/workload/agent-evict")
+	id := spiffeid.RequireFromPath(td, "/workload/agent-evict")
 	s.entry(t, e.agent, id, self)
 	a := newAgent(t, s, e)
 	svid := a.svid(t, id, nil)
@@ -254,4 +255,17 @@ func (s *server) remove(t *testing.T, id string) {
 	if st := resp.GetResults()[0].GetStatus(); st.GetCode() != int32(codes.OK) {
 		t.Fatal(st)
 	}
+}
+
+// strictCell: an agent that takes only hybrid key exchanges, and syncs as agents did
+// before there were pages.
+func strictCell(t *testing.T, p *pki) {
+	s := newIssuer(t, p)
+	e := byToken(t, s, p)
+	e.experimental = "require_pq_kem = true use_sync_authorized_entries = false"
+	id := spiffeid.RequireFromPath(td, "/workload/strict")
+	s.entry(t, e.agent, id, self)
+	a := newAgent(t, s, e)
+	a.svid(t, id, nil)
+	a.jwt(t, id)
 }

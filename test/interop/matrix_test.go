@@ -47,6 +47,8 @@ func TestMatrix(t *testing.T) {
 		{"our issuer below spire-server", nestedCell},
 		{"our DevID at spire-server", devidCell},
 		{"bailiwick run", nodeCell},
+		{"odd requests, answered as by SPIRE", refusalCell},
+		{"spire-agent that demands post-quantum TLS", strictCell},
 	} {
 		cell(t, others, o.name, func(t *testing.T) { o.cell(t, p) })
 	}

@@ -18,8 +18,9 @@ type evidence struct {
 	agent    spiffeid.ID // what it will be called
 	reattest bool        // renewal is by proving it again
 
-	plugin string // a stock agent's plugin block
-	extra  string // and a line of its agent block
+	plugin       string // a stock agent's plugin block
+	extra        string // and a line of its agent block
+	experimental string // and of the experimental one
 
 	by  spire.Attester // our client's
 	key crypto.Signer  // the key of our agent SVID

@@ -63,8 +63,9 @@ func nestedCell(t *testing.T, p *pki) {
 		}
 		return err
 	})
-	ofLower = lower.svid(t, id, another(ofLower))
+	above.killed(t, func() { ofLower = lower.svid(t, id, another(ofLower)) }) // the region goes on without
 	must(t, verify(ofLower, upper))
+	must(t, verify(upper.svid(t, id, another(ofUpper)), lower))
 }
 
 func verify(s *x509svid.SVID, at *agent) error {
