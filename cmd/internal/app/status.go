@@ -71,7 +71,16 @@ func (h handler) Status(ctx context.Context, _ *controlv1.StatusRequest) (*contr
 	}
 	for id, p := range up {
 		if !seen[id] {
+			seen[id] = true
 			resp.Peers = append(resp.Peers, h.peerStatus(id, p.Addr.String(), up))
+		}
+	}
+	if len(h.cfg.Mesh.Gateways) > 0 { // a gateway misses those of other regions while cut off
+		for _, e := range h.summaries.Regions() {
+			if id := e.Gateway; id.TrustDomain() != h.cfg.Node.TrustDomain() && !seen[id] {
+				seen[id] = true
+				resp.Peers = append(resp.Peers, h.peerStatus(id, "", up))
+			}
 		}
 	}
 	sortPeers(resp.Peers)
