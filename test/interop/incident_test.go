@@ -32,6 +32,7 @@ var incidents = []struct {
 	{"ban", false, clientBanned, agentBanned},
 	{"evict", false, clientEvicted, agentEvicted},
 	{"authority rotated", true, clientRotation, agentRotation},
+	{"another region's bundle", true, clientFederation, agentFederation},
 	{"conformance", false, clientConformance, agentConformance},
 	{"1100 entries", false, clientManyEntries, agentManyEntries},
 }

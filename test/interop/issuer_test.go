@@ -165,7 +165,11 @@ func (f issuerFile) config() (cfg issuer.Config, err error) {
 	if up != nil {
 		cfg.Upstream = up
 	}
-	return cfg, nil
+	others, err := f.others()
+	if others != nil {
+		cfg.Trust = others
+	}
+	return cfg, err
 }
 
 // above returns the server that certifies ours, nil if there is none.
