@@ -182,6 +182,7 @@ func nodeCell(t *testing.T, p *pki) {
 	svid := a.svid(t, name("/workload/n2"), nil)
 	a.jwt(t, svid.ID)
 	helped(t, a.socket, svid.ID)
+	sameWorkloadAPI(t, n.socket, a.socket)
 
 	// Our client, with a TPM and everything a node asks for.
 	cfg := spire.Config{Addr: fmt.Sprintf("127.0.0.1:%d", n.port), TrustDomain: td, Bundles: s.fixed}
