@@ -32,7 +32,7 @@ const spireVersion = "1.15.3"
 // patience bounds the start of a program on a busy machine.
 const patience = 60 * time.Second
 
-// spire returns the path of a program of SPIRE, or errAbsent.
+// spireProgram returns the path of a program of SPIRE, or errAbsent.
 func spireProgram(name string) (string, error) {
 	path, err := filepath.Abs(filepath.Join(spireHome, name))
 	if err != nil {
