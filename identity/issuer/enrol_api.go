@@ -50,22 +50,18 @@ func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issu
 	if err != nil {
 		return nil, refuse(codes.InvalidArgument, "feed key: %v", err)
 	}
-	class := c.node.Class
-	if !c.record.TPM {
-		class = "unattested"
-	}
 	der, err := x509.MarshalPKIXPublicKey(feed)
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	feedHash := sha256.Sum256(der)
 	grant, err := s.cfg.Epochs.Allocate(ctx, EpochRequest{
-		ID: c.node.SPIFFEID, FeedKeyHash: feedHash, Class: class, Attested: c.record.TPM, Have: req.GetEpoch(), Floor: c.record.Epoch,
+		ID: c.node.SPIFFEID, FeedKeyHash: feedHash, Class: c.node.Class, Attested: c.record.TPM, Have: req.GetEpoch(), Floor: c.record.Epoch,
 	})
 	if err != nil {
 		return nil, refuse(codes.FailedPrecondition, "the authority allocates no epoch: %v", err)
 	}
-	class = grant.Class
+	class := grant.Class
 	out := &issuerv1.EnrolResponse{SpiffeId: c.node.SPIFFEID.String(), LimitsClass: class}
 	if s.cfg.TrustRecords != nil {
 		out.TrustRecords = s.cfg.TrustRecords()

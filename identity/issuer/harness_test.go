@@ -238,7 +238,13 @@ func (fixedEpochs) Allocate(_ context.Context, r issuer.EpochRequest) (issuer.Ep
 	if r.Have == 99 {
 		return issuer.EpochGrant{}, errors.New("the node is on probation")
 	}
-	return issuer.EpochGrant{Current: 5, Spare: 6, Class: r.Class}, nil
+	class := r.Class
+	if !r.Attested {
+		class = "unattested"
+	} else if class == "unattested" {
+		return issuer.EpochGrant{}, errors.New("class unattested")
+	}
+	return issuer.EpochGrant{Current: 5, Spare: 6, Class: class}, nil
 }
 
 func pkix(t testing.TB, pub *ecdsa.PublicKey) []byte {

@@ -53,8 +53,8 @@ type Epochs interface {
 type EpochRequest struct {
 	ID          spiffeid.ID // the node
 	FeedKeyHash [32]byte    // SHA-256 of the PKIX feed key
-	Class       string      // of the node's entry, or unattested
-	Attested    bool        // a TPM vouches for the feed key
+	Class       string      // of the node's entry; may be empty
+	Attested    bool        // a TPM vouches for the feed key; if not, the grant's class is unattested
 	Have        uint64      // the epoch the node says it is in, 0 for none
 	Floor       uint64      // the TPM's epoch counter; numbers must be above it
 }

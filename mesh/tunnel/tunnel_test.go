@@ -297,7 +297,7 @@ func TestStay(t *testing.T) {
 	if _, err := io.ReadFull(c, make([]byte, 1)); err != nil {
 		t.Fatalf("a live connection that may stay: %v", err)
 	}
-	wantReset(t, a.dial(t))
+	a.wantRefused(t)
 }
 
 func TestRenewal(t *testing.T) {

@@ -132,6 +132,8 @@ func (r EpochRequest) class() (string, error) {
 	switch {
 	case r.Node.IsZero() || len(r.FeedKey) == 0 || len(r.FeedKey) > 1024:
 		return "", fmt.Errorf("%w: node %q, feed key of %d bytes", ErrEpochRequest, r.Node, len(r.FeedKey))
+	case r.Class == ClassUnattested && !r.Attested:
+		return ClassUnattested, nil
 	case r.Class != "" && r.Class != ClassNode && r.Class != ClassGateway:
 		return "", fmt.Errorf("%w: class %q, must be %s or %s", ErrEpochRequest, r.Class, ClassNode, ClassGateway)
 	case !r.Attested:

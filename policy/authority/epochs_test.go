@@ -46,9 +46,11 @@ func TestEpochsAreGivenOnce(t *testing.T) {
 	if got := ask(floor); got.Epoch != 41 {
 		t.Errorf("above a floor: %+v", got)
 	}
-	plain := EpochRequest{Node: spiffeid.RequireFromPath(td, "/node/x"), FeedKey: []byte("k"), Class: ClassGateway}
-	if got := ask(plain); got != (Grant{1, 2, ClassUnattested}) {
-		t.Errorf("unattested: %+v", got)
+	for _, class := range []string{"", ClassGateway, ClassUnattested} {
+		plain := EpochRequest{Node: spiffeid.RequireFromPath(td, "/node/x"), FeedKey: []byte("k"), Class: class}
+		if got := ask(plain); got != (Grant{1, 2, ClassUnattested}) {
+			t.Errorf("unattested, class %q: %+v", class, got)
+		}
 	}
 	for name, r := range map[string]EpochRequest{
 		"no node":   {FeedKey: []byte("k")},
