@@ -9,11 +9,17 @@ import (
 // holds the timer. The zero value is due at once.
 //
 // A credential is due at half of its life, give or take a tenth of its life,
-// so that a fleet started together does not renew together. After a failure
-// the caller waits as Retry says. Neither ever names a time after NotAfter
-// while the credential is valid: the last attempt falls on the expiry itself.
+// so that a fleet started together does not renew together. Its life begins when it was
+// got, where that is known: issuers date NotBefore back for clocks that are behind (SPIRE
+// and ours ten seconds), and counted from there a credential of seconds would be due
+// as soon as it is issued, as one of hours would by a clock that is ahead. After a failure
+// the caller waits as Retry says. While more than half of such a wait is left before
+// NotAfter, there is another attempt before it: in the second half of what is left, and
+// not on the expiry itself, where a fleet whose credentials end together would meet.
 type Renewal struct {
 	NotBefore, NotAfter time.Time
+	// Got is when it came, by the clock that Due is compared with; zero: not known.
+	Got time.Time
 	// Seed spreads renewals; any value that differs between nodes will do. The
 	// same seed and validity give the same times.
 	Seed uint64
@@ -24,13 +30,21 @@ const (
 	lastRetry  = 2 * time.Minute
 )
 
-// Due returns when to renew for the first time.
+// Due returns when to renew for the first time: where Got is known, never within a second
+// of it, however little life is left.
 func (r Renewal) Due() time.Time {
-	life := r.NotAfter.Sub(r.NotBefore)
-	if life <= 0 {
-		return r.NotAfter
+	from := r.NotBefore
+	if r.Got.After(from) {
+		from = r.Got
 	}
-	return r.NotBefore.Add(life/2 + spread(r.Seed, uint64(r.NotBefore.UnixNano()), life/10))
+	due := r.NotAfter
+	if life := r.NotAfter.Sub(from); life > 0 {
+		due = from.Add(life/2 + spread(r.Seed, uint64(r.NotBefore.UnixNano()), life/10))
+	}
+	if soonest := r.Got.Add(firstRetry); !r.Got.IsZero() && due.Before(soonest) {
+		return soonest
+	}
+	return due
 }
 
 // Retry returns when to try again after the failures-th failure in a row (1 is
@@ -43,8 +57,9 @@ func (r Renewal) Retry(now time.Time, failures int) time.Time {
 		wait = min(firstRetry<<n, lastRetry)
 	}
 	at := now.Add(wait + spread(r.Seed, uint64(failures), wait/4))
-	if now.Before(r.NotAfter) && at.After(r.NotAfter) {
-		return r.NotAfter
+	//bailiwick:check TestExpiryRetryStorm/renewals instead if now.Before(r.NotAfter) && at.After(r.NotAfter) { return r.NotAfter }
+	if left := r.NotAfter.Sub(now); at.After(r.NotAfter) && left > wait/2 {
+		return r.NotAfter.Add(-left/4 + spread(r.Seed, uint64(failures), left/4))
 	}
 	return at
 }

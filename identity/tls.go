@@ -78,16 +78,33 @@ func base(bundles x509bundle.Source, authorize Authorize) *tls.Config {
 // ErrExpired and ErrRefused.
 func VerifyPeer(chain []*x509.Certificate, bundles x509bundle.Source, authorize Authorize, now time.Time) (spiffeid.ID, error) {
 	id, chains, err := x509svid.Verify(chain, known{bundles}, x509svid.WithTime(now))
+	if err == nil {
+		err = leafOnly(id, chain[0])
+	}
+	//bailiwick:check TestStranger/of_no_region
 	if err != nil {
 		return spiffeid.ID{}, fmt.Errorf("%w (%s): %w", cause(err), subject(id, chain), err)
 	}
 	if authorize == nil {
 		return spiffeid.ID{}, fmt.Errorf("%w: %s: nothing here says who is", ErrRefused, id)
 	}
+	//bailiwick:check TestStranger/of_another_region
 	if err := authorize(id, chains); err != nil {
 		return spiffeid.ID{}, fmt.Errorf("%w: %s: %w", ErrRefused, id, err)
 	}
 	return id, nil
+}
+
+// leafOnly demands of a leaf what go-spiffe does not: an ID with a path (X509-SVID §3.1)
+// and a key that may sign, as it does in a handshake (§4.3).
+func leafOnly(id spiffeid.ID, leaf *x509.Certificate) error {
+	switch {
+	case id.Path() == "":
+		return errors.New("its ID is that of a trust domain, without a path")
+	case leaf.KeyUsage&x509.KeyUsageDigitalSignature == 0:
+		return errors.New("its key usage lacks digitalSignature")
+	}
+	return nil
 }
 
 // PeerID returns the SPIFFE ID of the peer of a finished handshake.

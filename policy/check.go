@@ -1,19 +1,14 @@
 package policy
 
 import (
-	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"time"
+	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 	"github.com/open-policy-agent/opa/v1/format"
-	"github.com/open-policy-agent/opa/v1/storage/inmem"
-	"github.com/open-policy-agent/opa/v1/tester"
-	"github.com/open-policy-agent/opa/v1/util"
 )
 
 // ErrFormat means a module is not in the one layout. Format gives it.
@@ -21,18 +16,24 @@ var ErrFormat = errors.New("policy module is not formatted")
 
 // Check reports every mistake that would make Activate refuse the level, and compiles its tests.
 func Check(l Level) error {
-	if _, err := compile(&l); err != nil {
-		return err
+	_, err := compile(&l)
+	if at := (*Mistake)(nil); err != nil && !errors.As(err, &at) {
+		return err // not about its modules
 	}
-	_, _, err := withTests(&l)
-	return err
+	_, _, tests := withTests(&l)
+	return l.tell(err, tests)
 }
 
-// Format returns the module in the one layout of Rego.
+// Format returns the module at level/path in the one layout of Rego.
 func Format(path, source string) (string, error) {
 	out, err := format.SourceWithOpts(path, []byte(source), format.Opts{RegoVersion: ast.RegoV1})
+	var list ast.Errors
+	if errors.As(err, &list) {
+		level, name, _ := strings.Cut(path, "/")
+		return "", (&Level{Name: level, Modules: map[string]string{name: source}}).tell(advise(level, list, nil)...)
+	}
 	if err != nil {
-		return "", fmt.Errorf("%w: %v", ErrCompile, err)
+		return "", &Mistake{Is: ErrCompile, File: path, Message: err.Error()}
 	}
 	return string(out), nil
 }
@@ -52,73 +53,17 @@ func Formatted(l Level) error {
 	return errors.Join(errs...)
 }
 
-// TestResult is one test_ rule of a *_test.rego file.
-type TestResult struct {
-	Name     string // package and rule
-	File     string
-	Line     int
-	Pass     bool
-	Output   string // of print, and the error where there is one
-	Duration time.Duration
-}
-
-// Test runs the tests of a level. Unlike decisions they may use print, with, and a few functions
-// to vary an input (object.union, object.remove, json.patch).
-func Test(ctx context.Context, l Level) ([]TestResult, error) {
-	if _, err := compile(&l); err != nil {
-		return nil, err
-	}
-	c, modules, err := withTests(&l)
-	if err != nil {
-		return nil, err
-	}
-	data, err := l.check()
-	if err != nil {
-		return nil, err
-	}
-	var root map[string]any
-	if err := util.UnmarshalJSON(data, &root); err != nil {
-		return nil, fmt.Errorf("%w: data of %s: %v", ErrLevel, l.Name, err)
-	}
-	store := inmem.NewFromObject(root)
-	txn, err := store.NewTransaction(ctx)
-	if err != nil {
-		return nil, err
-	}
-	defer store.Abort(ctx, txn)
-	ch, err := tester.NewRunner().SetCompiler(c).SetStore(store).SetModules(modules).
-		RaiseBuiltinErrors(true).CapturePrintOutput(true).SetTimeout(10*time.Second).RunTests(ctx, txn)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %v", ErrCompile, l.Name, err)
-	}
-	var out []TestResult
-	for r := range ch {
-		res := TestResult{Name: r.Package + "." + r.Name, Pass: r.Pass(), Output: string(bytes.TrimSpace(r.Output)), Duration: r.Duration}
-		if r.Location != nil {
-			res.File, res.Line = r.Location.File, r.Location.Row
-		}
-		if r.Error != nil {
-			res.Output = r.Error.Error() + "\n" + res.Output
-		}
-		out = append(out, res)
-	}
-	return out, nil
-}
-
 // withTests parses all modules of a level, tests included. The runner compiles them; a compiler of
 // its own reports their mistakes first.
 func withTests(l *Level) (*ast.Compiler, map[string]*ast.Module, error) {
-	modules, err := parse(l, l.Modules, true)
-	if err != nil {
-		return nil, nil, err
-	}
+	modules, lost, err := parse(l, l.Modules, true)
 	fresh := func() *ast.Compiler {
 		return ast.NewCompiler().WithCapabilities(capabilities(l.Name, true)).WithSchemas(schemas()).
-			WithUseTypeCheckAnnotations(false).WithEnablePrintStatements(true)
+			WithUseTypeCheckAnnotations(false).WithEnablePrintStatements(true).SetErrorLimit(maxMistakes)
 	}
-	c := fresh()
-	if c.Compile(modules); c.Failed() {
-		return nil, nil, explainErrors(l.Name, c.Errors)
+	c, wrongs := gather(modules, &lost, fresh)
+	if err := l.tell(append(advise(l.Name, wrongs, modules), err, strays(l.Name, c, &lost))...); err != nil {
+		return nil, nil, err
 	}
 	return fresh(), modules, nil
 }

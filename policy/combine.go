@@ -3,7 +3,6 @@ package policy
 import (
 	"fmt"
 	"slices"
-	"strings"
 )
 
 // ControlCalls are the names of Action that keep a node repairable: a connect with one of them and
@@ -11,17 +10,30 @@ import (
 // calls that would replace it. The caller still authenticates the peer and checks its standing.
 var ControlCalls = []string{"enrol", "renew", "trust_sync", "policy_sync", "standing_sync", "appeal"}
 
-func isControl(in *Input) bool {
-	return in.Kind == Connect && in.Service == nil && in.Action != nil && slices.Contains(ControlCalls, in.Action.Name)
+// RepairCalls are the calls of a node's own API that its owner needs to see what is wrong and to
+// bring in what mends it. Where Call.Owner is true they are allowed unless the global level denies.
+var RepairCalls = []string{
+	"Status", "Why", "ListCases", "ShowCase", "ListTrust", "ImportTrust", "ListPolicies", "PublishPolicy", "StopShadow",
+}
+
+// controlCall names the control or repair call that in is.
+func controlCall(in *Input) (name string, ok bool) {
+	switch {
+	case in.Kind == Connect && in.Service == nil && in.Action != nil:
+		return in.Action.Name, slices.Contains(ControlCalls, in.Action.Name)
+	case in.Kind == Admin && in.Call != nil && in.Call.Owner:
+		return in.Call.Name, slices.Contains(RepairCalls, in.Call.Name)
+	}
+	return "", false
 }
 
 // combine fills d in from what the levels said. vs is in order of precedence. It is the whole of
 // the package doc's rule, and pure.
 func combine(d *Decision, in *Input, vs []Verdict) {
 	d.Allow, d.Verdicts = false, vs
-	if isControl(in) && !slices.ContainsFunc(vs, func(v Verdict) bool { return v.Level == Global && v.Outcome == Denied }) {
-		d.Allow, d.Rule = true, RuleControlPrefix+in.Action.Name
-		d.Reason = fmt.Sprintf("%s is a control call, which only the global level can deny", in.Action.Name)
+	if name, ok := controlCall(in); ok && !slices.ContainsFunc(vs, func(v Verdict) bool { return v.Level == Global && v.Outcome == Denied }) {
+		d.Allow, d.Rule = true, RuleControlPrefix+name
+		d.Reason = fmt.Sprintf("%s is a control call, which only the global level can deny", name)
 		return
 	}
 	for _, v := range vs {
@@ -50,25 +62,32 @@ func combine(d *Decision, in *Input, vs []Verdict) {
 			continue
 		}
 		if !v.covered {
-			if d.Rule == RuleNoGrant {
+			if d.Rule == RuleNoGrant && !d.Allow {
 				d.by(v, RuleDelegation, fmt.Sprintf("the %s policy allows it and may not: %s", v.Level, v.Reason))
 			}
 			continue
 		}
-		rule := v.Rules[0]
-		if in.Kind == StateAdmit {
-			i := slices.IndexFunc(v.Rules, func(r *Rule) bool { return v.grants[r.ID].exceeded(in.Update) == "" })
-			if i < 0 {
-				d.rule(v, rule)
-				d.Rule, d.Reason = RuleGrant, fmt.Sprintf("%s of grant %s", v.grants[rule.ID].exceeded(in.Update), rule.ID)
-				continue
+		if v.stale == Freeze && in.Kind == Connect {
+			if !d.Allow {
+				d.by(v, RuleStale, fmt.Sprintf("the %s policy allows it, and is frozen: there was no news of it for too long", v.Level))
 			}
-			rule = v.Rules[i]
-			d.Grant = v.grants[rule.ID]
+			continue
 		}
-		d.rule(v, rule)
-		d.Allow = true
-		return
+		d.Grants = append(d.Grants, v.grants...)
+		if len(v.thresholds) > 0 { // a level below was delegated to say it better
+			d.Thresholds = &v.thresholds[0]
+			d.rule(v, v.Rules[0])
+		}
+		if !d.Allow {
+			d.rule(v, v.Rules[0])
+			d.Allow = true
+		}
+	}
+	for _, v := range vs {
+		if d.Allow && v.stale == DenyNew && in.Kind == Connect {
+			*d = Decision{ID: d.ID, Kind: d.Kind, Source: d.Source, Target: d.Target, Revision: d.Revision, Input: d.Input, At: d.At, Verdicts: vs}
+			d.by(v, RuleStale, fmt.Sprintf("there was no news of the %s policy for too long, so nothing new is allowed", v.Level))
+		}
 	}
 }
 
@@ -79,27 +98,4 @@ func (d *Decision) by(v Verdict, rule, reason string) {
 func (d *Decision) rule(v Verdict, r *Rule) {
 	d.by(v, r.ID, r.Title)
 	d.Title, d.Owner, d.File, d.Line = r.Title, r.Owner, r.File, r.Line
-}
-
-// scopes in the order in which they widen.
-var scopes = []string{"zone", "region", "global"}
-
-// exceeded names the bound that u breaks, or nothing.
-func (g *Grant) exceeded(u *Update) string {
-	scope := u.Scope
-	if scope == "" {
-		scope = "region"
-	}
-	want := slices.Index(scopes, scope)
-	switch {
-	case g == nil:
-		return "there is nothing"
-	case u.Key != g.Prefix && !strings.HasPrefix(u.Key, strings.TrimSuffix(g.Prefix, "/")+"/"):
-		return fmt.Sprintf("key %s is outside the prefix %s", u.Key, g.Prefix)
-	case u.Size < 0 || u.Size > g.MaxBytes:
-		return fmt.Sprintf("%d bytes are more than the %d", u.Size, g.MaxBytes)
-	case want < 0 || want > slices.Index(scopes, g.Scope):
-		return fmt.Sprintf("scope %s is wider than the %s", scope, g.Scope)
-	}
-	return ""
 }

@@ -16,30 +16,32 @@ type Rule struct {
 	Owner string `json:"owner"`
 	File  string `json:"file"` // level/path
 	Line  int    `json:"line"`
+	// Labels are those of its METADATA that are strings, and of its package's, but for owner.
+	Labels map[string]string `json:"labels,omitempty"`
 }
 
 // ruleSet is the contract rules of one kind at one level.
 type ruleSet struct {
 	byID    map[string]*Rule
-	defined map[string]bool   // which of deny, allow and grant exist
-	grants  map[string]string // id -> where
+	defined map[string]bool   // which of deny, allow and the kind's value rule exist
+	values  map[string]string // id -> where
 	allows  map[string]bool
 }
 
 // query asks for the rules that exist; asking for one that does not would make the whole answer
-// undefined. The comprehension does the same service when no grant holds.
+// undefined. The comprehension does the same service when no value holds.
 func (r *ruleSet) query(level string, kind Kind) string {
 	pkg := fmt.Sprintf("data.bailiwick.%s.%s.", level, kind)
 	part := func(name string) string {
 		if !r.defined[name] {
 			return "set()"
 		}
-		if name == grantRule {
+		if name == valueRules[kind] {
 			return "{id: g | g := " + pkg + name + "[id]}"
 		}
 		return pkg + name
 	}
-	return fmt.Sprintf("v := [%s, %s, %s]", part(denyRule), part(allowRule), part(grantRule))
+	return fmt.Sprintf("[%s, %s, %s]", part(denyRule), part(allowRule), part(valueRules[kind]))
 }
 
 var idForm = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
@@ -58,7 +60,7 @@ func contractOf(level string, modules map[string]*ast.Module) (map[Kind]*ruleSet
 	}
 	notes, aerrs := ast.BuildAnnotationSet(list)
 	if len(aerrs) > 0 {
-		return nil, explainErrors(level, aerrs)
+		return nil, errors.Join(advise(level, aerrs, nil)...)
 	}
 	out := map[Kind]*ruleSet{}
 	for _, m := range list {
@@ -68,17 +70,22 @@ func contractOf(level string, modules map[string]*ast.Module) (map[Kind]*ruleSet
 		}
 		set := out[kind]
 		if set == nil {
-			set = &ruleSet{byID: map[string]*Rule{}, defined: map[string]bool{}, grants: map[string]string{}, allows: map[string]bool{}}
+			set = &ruleSet{byID: map[string]*Rule{}, defined: map[string]bool{}, values: map[string]string{}, allows: map[string]bool{}}
 			out[kind] = set
 		}
 		for _, r := range m.Rules {
 			errs = append(errs, set.add(kind, r, notes, notes.GetPackageScope(m.Package)))
 		}
 	}
-	if set := out[StateAdmit]; set != nil {
+	for kind, value := range valueRules {
+		set := out[kind]
+		if set == nil {
+			continue
+		}
 		for id := range set.allows {
-			if set.grants[id] == "" {
-				errs = append(errs, fmt.Errorf("%w: %s:%d: allow %q of state_admit has no grant[%q]", ErrRule, set.byID[id].File, set.byID[id].Line, id, id))
+			if set.values[id] == "" {
+				errs = append(errs, &Mistake{Is: ErrRule, File: set.byID[id].File, Line: set.byID[id].Line,
+					Message: fmt.Sprintf("allow %q of %s has no %s[%q]", id, kind, value, id), Fix: "say what it lets through"})
 			}
 		}
 	}
@@ -89,21 +96,26 @@ func (s *ruleSet) add(kind Kind, r *ast.Rule, notes *ast.AnnotationSet, pkg *ast
 	ref := r.Head.Ref()
 	name, _ := ref[0].Value.(ast.Var)
 	bad := func(format string, args ...any) error {
-		return fmt.Errorf("%w: %s: %s", ErrRule, at(r.Location), fmt.Sprintf(format, args...))
+		return wrong(ErrRule, r.Head.Location, "", format, args...)
 	}
 	switch string(name) {
-	case grantRule:
-		if kind != StateAdmit {
-			return bad("grant belongs to state_admit")
+	case grantRule, thresholdsRule:
+		if valueRules[kind] != string(name) {
+			return bad("%s does not belong to %s", name, kind)
 		}
-		id, ok := grantID(r)
+		id, ok := valueID(r)
 		if !ok {
-			return bad("want grant[\"some-id\"] := {...} if {...}")
+			return bad("want %s[\"some-id\"] := {...} if {...}", name)
 		}
-		if s.grants[id] != "" {
-			return bad("grant[%q] is also at %s; one grant has one rule", id, s.grants[id])
+		if s.values[id] != "" {
+			return bad("%s[%q] is also at %s; one id has one rule", name, id, s.values[id])
 		}
-		s.grants[id], s.defined[grantRule] = at(r.Location), true
+		if o, ok := r.Head.Value.Value.(ast.Object); ok { // otherwise it is known when it is evaluated
+			if err := knownFields(o, valueFields[string(name)]); err != nil {
+				return bad("%s[%q]: %v", name, id, err)
+			}
+		}
+		s.values[id], s.defined[string(name)] = at(r.Location), true
 		return nil
 	case denyRule, allowRule:
 	default:
@@ -112,25 +124,24 @@ func (s *ruleSet) add(kind Kind, r *ast.Rule, notes *ast.AnnotationSet, pkg *ast
 	if len(ref) != 1 || r.Head.Key == nil || r.Head.Value != nil || len(r.Head.Args) > 0 || r.Default {
 		return bad("want %s contains \"some-id\" if {...}", name)
 	}
-	id, ok := r.Head.Key.Value.(ast.String)
-	if !ok || !idForm.MatchString(string(id)) {
+	id, ok := constant(r.Head.Key)
+	if !ok || !idForm.MatchString(id) {
 		return bad("the id %v of %s must be a constant of lower-case letters, digits, dots and dashes; put words into its METADATA title", r.Head.Key, name)
 	}
-	if first := s.byID[string(id)]; first != nil {
+	if first := s.byID[id]; first != nil {
 		return bad("the id %q is also at %s:%d; one id has one rule, so that a decision names one line", id, first.File, first.Line)
 	}
-	rule := &Rule{ID: string(id), File: r.Location.File, Line: r.Location.Row}
+	rule := &Rule{ID: id, File: r.Location.File, Line: r.Location.Row}
 	if pkg != nil {
-		rule.Owner, _ = pkg.Labels["owner"].(string)
+		rule.label(pkg.Labels)
 	}
 	for _, n := range notes.GetRuleScope(r) {
 		rule.Title = n.Title
-		if o, ok := n.Labels["owner"].(string); ok {
-			rule.Owner = o
-		}
+		rule.label(n.Labels)
 	}
 	if rule.Title == "" || rule.Owner == "" {
-		return bad("%s %q needs a title and an owner: put \"# METADATA\", \"# title: ...\", \"# labels:\", \"#   owner: ...\" above it", name, id)
+		return wrong(ErrRule, r.Head.Location, "put \"# METADATA\", \"# title: ...\", \"# labels:\", \"#   owner: ...\" above it, a line each; the owner may stand above the package, for all rules",
+			"%s %q has no %s", string(name), id, lacking(rule))
 	}
 	s.byID[rule.ID], s.defined[string(name)] = rule, true
 	if name == allowRule {
@@ -139,54 +150,49 @@ func (s *ruleSet) add(kind Kind, r *ast.Rule, notes *ast.AnnotationSet, pkg *ast
 	return nil
 }
 
-func grantID(r *ast.Rule) (string, bool) {
+// label takes over the labels of a METADATA.
+func (r *Rule) label(labels map[string]any) {
+	for name, v := range labels {
+		text, ok := v.(string)
+		switch {
+		case !ok:
+		case name == "owner":
+			r.Owner = text
+		case r.Labels == nil:
+			r.Labels = map[string]string{name: text}
+		default:
+			r.Labels[name] = text
+		}
+	}
+}
+
+// Decided is the rule that decided, with its labels; nil where no author's rule did.
+func (d Decision) Decided() *Rule {
+	for _, v := range d.Verdicts {
+		for _, r := range v.Rules {
+			if v.Level == d.Level && r.ID == d.Rule {
+				return r
+			}
+		}
+	}
+	return nil
+}
+
+func lacking(r *Rule) string {
+	switch {
+	case r.Title != "":
+		return "owner"
+	case r.Owner != "":
+		return "title"
+	}
+	return "title and no owner"
+}
+
+func valueID(r *ast.Rule) (string, bool) {
 	ref := r.Head.Ref()
 	if len(ref) != 2 || r.Head.Value == nil || len(r.Head.Args) > 0 || r.Default {
 		return "", false
 	}
 	id, ok := ref[1].Value.(ast.String)
 	return string(id), ok && idForm.MatchString(string(id))
-}
-
-// unused refuses a rule in a kind's package that no deny, allow or grant reaches: it is a deny
-// somebody misspelt, and would be off without a word.
-func unused(level string, c *ast.Compiler) error {
-	reached := map[*ast.Rule]bool{}
-	var reach func(*ast.Rule)
-	reach = func(r *ast.Rule) {
-		if reached[r] {
-			return
-		}
-		reached[r] = true
-		for dep := range c.Graph.Dependencies(r) {
-			if d, ok := dep.(*ast.Rule); ok {
-				reach(d)
-			}
-		}
-	}
-	isContract := func(r *ast.Rule) bool {
-		name, _ := r.Head.Ref()[0].Value.(ast.Var)
-		return name == denyRule || name == allowRule || name == grantRule
-	}
-	var errs []error
-	each := func(fn func(*ast.Rule)) {
-		for _, m := range c.Modules {
-			if _, ok := kindOf(level, strings.TrimPrefix(m.Package.Path.String(), "data.")); ok {
-				for _, r := range m.Rules {
-					fn(r)
-				}
-			}
-		}
-	}
-	each(func(r *ast.Rule) {
-		if isContract(r) {
-			reach(r)
-		}
-	})
-	each(func(r *ast.Rule) {
-		if !reached[r] {
-			errs = append(errs, fmt.Errorf("%w: %s: rule %s is used by no deny, allow or grant; is its name misspelt?", ErrRule, at(r.Location), r.Head.Ref()))
-		}
-	})
-	return errors.Join(errs...)
 }

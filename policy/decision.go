@@ -3,6 +3,8 @@ package policy
 import (
 	"encoding/json"
 	"fmt"
+	"log/slog"
+	"slices"
 	"strings"
 	"time"
 )
@@ -28,56 +30,105 @@ type Verdict struct {
 	Rules    []*Rule `json:"rules,omitempty"` // those that held, by id; read only
 	Reason   string  `json:"reason,omitempty"`
 
-	covered bool              // the delegation covers the input and the level has not expired
-	grants  map[string]*Grant // of the allows of a state_admit
+	failed     bool         // it took too many steps or panicked: see watchdog
+	stale      string       // Level.Stale
+	covered    bool         // the delegation covers the input and the level has not expired
+	grants     []Grant      // of the allows of a state_admit, in the order of Rules
+	thresholds []Thresholds // the same of a quarantine
 }
 
-// Grant bounds what the allowed origin may write. It depends on the origin and the kind of key and
-// not on the single update, so that a caller may keep it for later updates of the same origin
-// under the same revision. Decide has checked the prefix, the scope and the size of the update it
-// was asked about; keeping to the rate is the caller's part.
+// Grant is what an allow of state_admit lets an origin write. It depends on the origin and the
+// generation, not on the single change: package admission keeps it and holds changes against it.
 type Grant struct {
-	ID       string  `json:"id"`
-	Prefix   string  `json:"prefix"`    // of keys; ends at a segment
-	Scope    string  `json:"scope"`     // zone, region or global: the widest allowed
-	MaxBytes int     `json:"max_bytes"` // of one value
-	Rate     float64 `json:"rate"`      // updates a second
+	ID     string   `json:"id"`
+	Prefix string   `json:"prefix"`          // of keys; ends at a segment
+	Kinds  []string `json:"kinds,omitempty"` // of keys; a trailing * stands for any rest; empty: every kind
+	Scope  string   `json:"scope"`           // zone, region or global: the widest allowed
+	Bytes  int      `json:"bytes"`           // of one value
+	Rate   float64  `json:"rate"`            // changes a second, by the origin's own signed clock
 }
 
-// Decision is the answer, complete enough to be explained and replayed. Its zero value denies.
+// Thresholds are what an allow of quarantine says. A field at 0 is left to the node's own default;
+// package quarantine keeps all of them within bounds that no policy moves.
+type Thresholds struct {
+	ID               string `json:"id"`
+	HoldSeconds      int    `json:"hold_seconds,omitempty"`       // the first hold of a relay at fault; doubled each time
+	HoldMaxSeconds   int    `json:"hold_max_seconds,omitempty"`   // the longest
+	MildFaults       int    `json:"mild_faults,omitempty"`        // in a minute that make a hold
+	CapPercent       int    `json:"cap_percent,omitempty"`        // of the region's nodes that may be cut off in 10 minutes without a proof
+	CapProvenPercent int    `json:"cap_proven_percent,omitempty"` // the same with a proof
+}
+
+// Decision is the answer, complete enough to be explained and replayed. Its zero value denies. What
+// it points to may be shared with other decisions and is read only.
 type Decision struct {
-	Allow    bool            `json:"allow"`
-	ID       string          `json:"id"` // 16 random bytes, hex
-	Kind     Kind            `json:"kind"`
-	Source   string          `json:"source,omitempty"` // SPIFFE ID of who asked
-	Target   string          `json:"target,omitempty"` // service, control call, key or EK hash that was asked for
-	Level    string          `json:"level,omitempty"`  // that decided; empty where no level did
-	Rule     string          `json:"rule"`             // id of the rule that decided, or one of the Rule constants
-	Title    string          `json:"title,omitempty"`
-	Owner    string          `json:"owner,omitempty"`
-	File     string          `json:"file,omitempty"`
-	Line     int             `json:"line,omitempty"`
-	Reason   string          `json:"reason"`   // one sentence
-	Revision string          `json:"revision"` // of the generation
-	Verdicts []Verdict       `json:"verdicts,omitempty"`
-	Grant    *Grant          `json:"grant,omitempty"` // of an allowed state_admit; read only
-	Input    json.RawMessage `json:"input,omitempty"` // what ParseInput reads
-	At       time.Time       `json:"at"`              // Input.Time
+	Allow    bool      `json:"allow"`
+	ID       string    `json:"id"`               // 16 random bytes, hex
+	Cached   bool      `json:"cached,omitempty"` // not evaluated again: the same was asked before
+	Kind     Kind      `json:"kind"`
+	Source   string    `json:"source,omitempty"` // SPIFFE ID of who asked
+	Target   string    `json:"target,omitempty"` // service, control or API call, key, node, EK hash or else method of attestation
+	Level    string    `json:"level,omitempty"`  // that decided; empty where no level did
+	Rule     string    `json:"rule"`             // id of the rule that decided, or one of the Rule constants
+	Title    string    `json:"title,omitempty"`
+	Owner    string    `json:"owner,omitempty"`
+	File     string    `json:"file,omitempty"`
+	Line     int       `json:"line,omitempty"`
+	Reason   string    `json:"reason"`   // one sentence
+	Revision string    `json:"revision"` // of the generation
+	Verdicts []Verdict `json:"verdicts,omitempty"`
+	Grants   []Grant   `json:"grants,omitempty"` // of an allowed state_admit: each lets through what it covers
+	// Thresholds are of an allowed quarantine: those of the lowest level that may say so, first ID.
+	Thresholds *Thresholds     `json:"thresholds,omitempty"`
+	Input      json.RawMessage `json:"input,omitempty"` // what ParseInput reads
+	At         time.Time       `json:"at"`              // Input.Time
+}
+
+// settled reports whether the same question will have the same answer: it does not where a level
+// failed, which may be for want of time.
+func (d *Decision) settled() bool {
+	return len(d.Verdicts) > 0 && !slices.ContainsFunc(d.Verdicts, func(v Verdict) bool { return v.Outcome == Erroneous })
 }
 
 // Names in Decision.Rule of decisions that no author's rule made.
 const (
 	RuleNoGrant       = "no-grant"           // no level allows it
 	RuleDelegation    = "outside-delegation" // a level allows what it may not
-	RuleGrant         = "outside-grant"      // the update exceeds every grant
+	RuleGrant         = "outside-grant"      // a change exceeds every grant (package admission)
 	RuleMissing       = "level-missing"
 	RuleExpired       = "level-expired"
 	RuleError         = "level-error"
+	RuleStale         = "level-stale" // allowed, but for Level.Stale: only what is new is refused
 	RuleInput         = "input-not-valid"
-	RuleNoEngine      = "no-engine" // the zero Engine
+	RuleEnded         = "facts-ended" // an SVID, or what else the facts rest on, has ended (Time.Until)
+	RuleNoEngine      = "no-engine"   // the zero Engine
 	RulePanic         = "panic"
 	RuleControlPrefix = "control-" // followed by the control call: allowed
 )
+
+// Told is the reason, with the owner of the rule where an author's rule decided: what whoever asked is
+// told, and whom to ask.
+func (d Decision) Told() string {
+	if d.Owner == "" {
+		return d.Reason
+	}
+	return d.Reason + ", owner " + d.Owner
+}
+
+// LogValue is a decision as log lines show it: by which rule, and whom to ask. It has nothing of the
+// input, which only the decision log has, masked; so the reason is not here, which may quote it.
+func (d Decision) LogValue() slog.Value {
+	attrs := []slog.Attr{slog.String("decision", d.ID), slog.String("rule", d.Rule)}
+	for _, a := range []slog.Attr{slog.String("level", d.Level), slog.String("title", d.Title), slog.String("owner", d.Owner)} {
+		if a.Value.String() != "" {
+			attrs = append(attrs, a)
+		}
+	}
+	if d.File != "" {
+		attrs = append(attrs, slog.String("where", fmt.Sprintf("%s:%d", d.File, d.Line)))
+	}
+	return slog.GroupValue(attrs...)
+}
 
 // Explain tells what each level said: the decision on the first line, a line for each level.
 func (d Decision) Explain() string {

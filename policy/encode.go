@@ -3,10 +3,10 @@ package policy
 import (
 	"fmt"
 	"maps"
-	"reflect"
 	"slices"
 	"strconv"
 	"unicode/utf8"
+	"unsafe"
 
 	"github.com/open-policy-agent/opa/v1/ast"
 )
@@ -18,54 +18,11 @@ const (
 	MaxDepth  = 8       // nesting
 )
 
-// value is the input as Rego sees it. It equals what json.Marshal followed by parsing would give
-// (tested), at a tenth of the cost.
-func (in *Input) value() (ast.Value, error) {
-	if err := in.check(); err != nil {
-		return nil, err
-	}
-	e := encoder{left: MaxInput}
-	t := e.structure(inputPlan, reflect.ValueOf(in).Elem(), 1)
-	if e.err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrInput, e.err)
-	}
-	return t.Value, nil
-}
-
-// plan is how one struct type is encoded: made once, from its json tags.
-type plan []planField
-
-type planField struct {
-	index     int
-	key       *ast.Term
-	name      string
-	omitempty bool
-	sub       plan // of a struct, a pointer to one or a map of them
-}
-
-var inputPlan = planOf(reflect.TypeFor[Input]())
-
-func planOf(t reflect.Type) plan {
-	var p plan
-	for f := range t.Fields() {
-		name, opt := jsonName(f)
-		pf := planField{index: f.Index[0], key: ast.StringTerm(name), name: name, omitempty: opt}
-		ft := f.Type
-		if ft.Kind() == reflect.Pointer || ft.Kind() == reflect.Map {
-			ft = ft.Elem()
-		}
-		if ft.Kind() == reflect.Struct {
-			pf.sub = planOf(ft)
-		}
-		p = append(p, pf)
-	}
-	return p
-}
-
 // encoder carries what is left of the size budget and the first error.
 type encoder struct {
 	left int
 	err  error
+	dry  bool // only the limits matter: no terms are made
 }
 
 func (e *encoder) fail(name, format string, args ...any) *ast.Term {
@@ -81,66 +38,119 @@ func (e *encoder) spend(name string, n int) {
 	}
 }
 
-func (e *encoder) structure(p plan, v reflect.Value, depth int) *ast.Term {
-	items := make([][2]*ast.Term, 0, len(p))
-	for i := range p {
-		f := &p[i]
-		fv := v.Field(f.index)
-		if f.omitempty && empty(fv) {
+func (e *encoder) structure(fields []viewField, base unsafe.Pointer, depth int) *ast.Term {
+	var items [][2]*ast.Term
+	if !e.dry {
+		items = make([][2]*ast.Term, 0, len(fields))
+	}
+	for i := range fields {
+		f := &fields[i]
+		if f.omitempty && f.empty(base) {
 			continue
 		}
 		e.spend(f.name, len(f.name)+4)
-		items = append(items, [2]*ast.Term{f.key, e.field(f, fv, depth)})
+		if t := e.field(f, base, depth); !e.dry {
+			items = append(items, [2]*ast.Term{f.key, t})
+		}
+	}
+	if e.dry {
+		return nil
 	}
 	return ast.ObjectTerm(items...)
 }
 
-func empty(v reflect.Value) bool {
-	switch v.Kind() {
-	case reflect.Map, reflect.Slice:
-		return v.Len() == 0
+// empty reports whether the field of the struct at base is one that omitempty leaves out.
+func (f *viewField) empty(base unsafe.Pointer) bool {
+	switch f.form {
+	case formText:
+		return field[string](base, f) == ""
+	case formFlag:
+		return !field[bool](base, f)
+	case formInt:
+		return field[int](base, f) == 0
+	case formInt64, formUint64:
+		return field[uint64](base, f) == 0
+	case formUint32:
+		return field[uint32](base, f) == 0
+	case formTexts:
+		return len(field[[]string](base, f)) == 0
+	case formInts:
+		return len(field[[]int](base, f)) == 0
+	case formTable:
+		return len(field[map[string]string](base, f)) == 0
+	case formLists:
+		return len(field[map[string][]string](base, f)) == 0
+	case formFacts:
+		return len(field[map[string]any](base, f)) == 0
+	case formLevels:
+		return len(field[map[string]LevelState](base, f)) == 0
+	case formOptional:
+		return field[unsafe.Pointer](base, f) == nil
 	}
-	return v.IsZero()
+	return false
 }
 
-func (e *encoder) field(f *planField, v reflect.Value, depth int) *ast.Term {
-	switch v.Kind() {
-	case reflect.Pointer:
-		return e.structure(f.sub, v.Elem(), depth+1)
-	case reflect.Struct:
-		return e.structure(f.sub, v, depth+1)
-	case reflect.String:
-		return e.str(f.name, v.String())
-	case reflect.Bool:
-		return ast.InternedTerm(v.Bool())
-	case reflect.Int, reflect.Int64:
-		return e.number(f.name, v.Int())
-	case reflect.Uint32, reflect.Uint64:
+func (e *encoder) field(f *viewField, base unsafe.Pointer, depth int) *ast.Term {
+	switch f.form {
+	case formText:
+		return e.str(f.name, field[string](base, f))
+	case formFlag:
+		return ast.InternedTerm(field[bool](base, f))
+	case formInt:
+		return e.number(f.name, int64(field[int](base, f)))
+	case formInt64:
+		return e.number(f.name, field[int64](base, f))
+	case formUint32:
+		return e.number(f.name, int64(field[uint32](base, f)))
+	case formUint64:
 		e.spend(f.name, 20)
-		return ast.NewTerm(ast.Number(strconv.FormatUint(v.Uint(), 10)))
-	}
-	switch x := v.Interface().(type) {
-	case []string:
-		return e.strings(f.name, x)
-	case []int:
-		return list(e, f.name, x, func(n int) *ast.Term { return e.number(f.name, int64(n)) })
-	case map[string]string:
-		return object(e, f.name, x, e.str)
-	case map[string][]string:
-		return object(e, f.name, x, e.strings)
-	case map[string]any:
-		return object(e, f.name, x, func(name string, a any) *ast.Term { return e.any(name, a, depth+2) })
-	case map[string]LevelState:
-		return object(e, f.name, x, func(_ string, l LevelState) *ast.Term {
-			return e.structure(f.sub, reflect.ValueOf(l), depth+2)
+		return ast.NewTerm(ast.Number(strconv.FormatUint(field[uint64](base, f), 10)))
+	case formTexts:
+		return e.strings(f.name, field[[]string](base, f))
+	case formInts:
+		return list(e, f.name, field[[]int](base, f), func(n int) *ast.Term { return e.number(f.name, int64(n)) })
+	case formTable:
+		return e.table(f, field[map[string]string](base, f))
+	case formLists:
+		return entries(e, f.name, field[map[string][]string](base, f), e.strings)
+	case formFacts:
+		return entries(e, f.name, field[map[string]any](base, f), func(name string, a any) *ast.Term { return e.any(name, a, depth+2) })
+	case formLevels:
+		return entries(e, f.name, field[map[string]LevelState](base, f), func(_ string, l LevelState) *ast.Term {
+			return e.structure(f.sub, unsafe.Pointer(&l), depth+2)
 		})
+	case formOptional:
+		return e.structure(f.sub, field[unsafe.Pointer](base, f), depth+1)
+	case formStruct:
+		return e.structure(f.sub, unsafe.Add(base, f.offset), depth+1)
 	}
-	panic("policy: cannot encode " + v.Type().String())
+	panic("policy: cannot encode " + f.name)
 }
 
-func object[V any](e *encoder, name string, m map[string]V, enc func(string, V) *ast.Term) *ast.Term {
+// table encodes the entries that are read.
+func (e *encoder) table(f *viewField, m map[string]string) *ast.Term {
+	if f.keys == nil {
+		return entries(e, f.name, m, e.str)
+	}
+	items := make([][2]*ast.Term, 0, len(f.keys))
+	for _, k := range f.keys {
+		if v, ok := m[k]; ok {
+			items = append(items, [2]*ast.Term{e.str(f.name, k), e.str(f.name, v)})
+		}
+	}
+	return ast.ObjectTerm(items...)
+}
+
+func entries[V any](e *encoder, name string, m map[string]V, enc func(string, V) *ast.Term) *ast.Term {
 	if len(m) > MaxList {
 		return e.fail(name, "%d entries, at most %d", len(m), MaxList)
+	}
+	if e.dry {
+		for k, v := range m {
+			e.str(name, k)
+			enc(name, v)
+		}
+		return nil
 	}
 	items := make([][2]*ast.Term, 0, len(m))
 	for _, k := range slices.Sorted(maps.Keys(m)) {
@@ -152,6 +162,12 @@ func object[V any](e *encoder, name string, m map[string]V, enc func(string, V) 
 func list[V any](e *encoder, name string, s []V, enc func(V) *ast.Term) *ast.Term {
 	if len(s) > MaxList {
 		return e.fail(name, "%d entries, at most %d", len(s), MaxList)
+	}
+	if e.dry {
+		for _, x := range s {
+			enc(x)
+		}
+		return nil
 	}
 	terms := make([]*ast.Term, len(s))
 	for i, x := range s {
@@ -175,11 +191,17 @@ func (e *encoder) str(name, s string) *ast.Term {
 		return e.fail(name, "a string that is not UTF-8")
 	}
 	e.spend(name, len(s)+3)
+	if e.dry {
+		return nil
+	}
 	return ast.StringTerm(s)
 }
 
 func (e *encoder) number(name string, n int64) *ast.Term {
 	e.spend(name, 20)
+	if e.dry {
+		return nil
+	}
 	return ast.NewTerm(ast.Number(strconv.FormatInt(n, 10)))
 }
 
@@ -204,7 +226,7 @@ func (e *encoder) any(name string, v any, depth int) *ast.Term {
 		return e.number(name, int64(x))
 	case float64:
 		if x != float64(int64(x)) || x > 1<<53 || x < -1<<53 {
-			return e.fail(name, "%v is not a whole number below 2^53", x)
+			return e.fail(name, "a number that is not whole, or not below 2^53")
 		}
 		return e.number(name, int64(x))
 	case []string:
@@ -218,12 +240,12 @@ func (e *encoder) any(name string, v any, depth int) *ast.Term {
 		if x == nil {
 			return ast.NullTerm()
 		}
-		return object(e, name, x, e.str)
+		return entries(e, name, x, e.str)
 	case map[string]any:
 		if x == nil {
 			return ast.NullTerm()
 		}
-		return object(e, name, x, func(n string, y any) *ast.Term { return e.any(n, y, depth+1) })
+		return entries(e, name, x, func(n string, y any) *ast.Term { return e.any(n, y, depth+1) })
 	}
 	return e.fail(name, "a %T, want a string, boolean, whole number, list or object", v)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -60,7 +61,9 @@ func TestCombine(t *testing.T) {
 		return l
 	}
 	const yes, no = "allow contains \"yes\" if true", "deny contains \"no\" if true"
+	const reading = "deny contains \"zone\" if input.source.zone == \"x\"\ndeny contains \"roles\" if \"x\" in input.source.roles"
 	const fails = "allow contains \"yes\" if true\ndeny contains \"broken\" if time.parse_rfc3339_ns(input.source.spiffe_id) > 0"
+	stale := func(l Level, mode string) Level { l.Stale = mode; return l }
 	expired := func(l Level, required bool) Level { l.NotAfter, l.Required = now.Add(-time.Second), required; return l }
 	tests := []struct {
 		name    string
@@ -91,6 +94,16 @@ func TestCombine(t *testing.T) {
 		{name: "error denies", levels: []Level{global(fails)}, level: Global, rule: RuleError},
 		{name: "error of an optional level denies", levels: []Level{global(yes), regional(fails)}, level: Regional, rule: RuleError},
 		{name: "a kind without a module passes", levels: []Level{level(Global, AttestNode, yes)}, rule: RuleNoGrant},
+		{name: "frozen: its allow is gone", levels: []Level{global("deny contains \"no\" if false"), stale(regional(yes), Freeze)}, level: Regional, rule: RuleStale},
+		{name: "frozen: its deny is not", levels: []Level{global(yes), stale(regional(no), Freeze)}, level: Regional, rule: "no"},
+		{name: "frozen: another level allows", levels: []Level{global(yes), stale(regional(yes), Freeze)}, allow: true, level: Global, rule: "yes"},
+		{name: "deny_new", levels: []Level{global(yes), stale(regional(yes), DenyNew)}, level: Regional, rule: RuleStale},
+		{name: "deny_new: what nobody allows is refused for that", levels: []Level{global("deny contains \"no\" if false"), stale(regional(no), DenyNew)}, level: Regional, rule: "no"},
+		{name: "deny_new is about connects", levels: []Level{stale(level(Global, AttestNode, yes), DenyNew)},
+			edit: func(in *Input) {
+				*in = Input{V: in.V, Kind: AttestNode, Time: in.Time, Self: in.Self, Attest: &Attest{}}
+			}, allow: true, level: Global, rule: "yes"},
+		{name: "deny_new: control call", levels: []Level{stale(global(yes), DenyNew)}, edit: control("policy_sync"), allow: true, rule: "control-policy_sync"},
 		{name: "control call", levels: []Level{global("deny contains \"no\" if false"), regional(no)}, edit: control("policy_sync"),
 			allow: true, rule: "control-policy_sync"},
 		{name: "control call without any policy", edit: control("trust_sync"), allow: true, rule: "control-trust_sync"},
@@ -102,9 +115,9 @@ func TestCombine(t *testing.T) {
 		{name: "wrong version", levels: []Level{global(yes)}, edit: func(in *Input) { in.V = 2 }, rule: RuleInput},
 		{name: "unknown kind", levels: []Level{global(yes)}, edit: func(in *Input) { in.Kind = "guess" }, rule: RuleInput},
 		{name: "no time", levels: []Level{global(yes)}, edit: func(in *Input) { in.Time.Unix = 0 }, rule: RuleInput},
-		{name: "long string", levels: []Level{global(yes)}, edit: func(in *Input) { in.Source.Zone = strings.Repeat("z", MaxString+1) }, rule: RuleInput},
-		{name: "not UTF-8", levels: []Level{global(yes)}, edit: func(in *Input) { in.Source.Zone = "\xff" }, rule: RuleInput},
-		{name: "too large", levels: []Level{global(yes)}, edit: func(in *Input) {
+		{name: "long string", levels: []Level{global(yes + "\n" + reading)}, edit: func(in *Input) { in.Source.Zone = strings.Repeat("z", MaxString+1) }, rule: RuleInput},
+		{name: "not UTF-8", levels: []Level{global(yes + "\n" + reading)}, edit: func(in *Input) { in.Source.Zone = "\xff" }, rule: RuleInput},
+		{name: "too large", levels: []Level{global(yes + "\n" + reading)}, edit: func(in *Input) {
 			for range MaxList {
 				in.Source.Roles = append(in.Source.Roles, strings.Repeat("r", 300))
 			}
@@ -205,56 +218,60 @@ func TestReplay(t *testing.T) {
 	}
 }
 
-func TestStateAdmitGrant(t *testing.T) {
+func TestStateAdmitGrants(t *testing.T) {
 	const body = `
-	allow contains "own" if input.update.owner == input.update.origin
+	allow contains "own" if input.source.node
 	allow contains "wide" if input.source.labels.wide == "yes"
-	grant["own"] := {"prefix": concat("/", ["", "node", input.source.node]), "scope": "region", "max_bytes": 100, "rate": 5}
-	grant["wide"] := {"prefix": "/x", "scope": "global", "max_bytes": 1000, "rate": 1} if input.source.labels.wide == "yes"
+	grant["own"] := {"prefix": concat("/", ["", "node", input.source.node]), "kinds": ["x-*", "service"], "scope": "region", "bytes": 100, "rate": 5}
+	grant["wide"] := {"prefix": "/x", "scope": "global", "bytes": 1000, "rate": 1} if input.source.labels.wide == "yes"
 	`
 	e := engine(t, Config{}, level(Global, StateAdmit, body))
-	input := func(edit func(*Input)) Input {
+	input := func(edit func(*Peer)) Input {
 		in := connect()
 		in.Kind, in.Service, in.Source.Node = StateAdmit, nil, "n1"
-		in.Update = &Update{Key: "/node/n1/service/web", Kind: "service", Op: "put", Owner: "o", Origin: "o", Size: 100}
-		edit(&in)
+		if edit != nil {
+			edit(in.Source)
+		}
 		return in
 	}
-	tests := []struct {
-		name, rule string
-		edit       func(*Input)
-	}{
-		{"own key", "own", func(*Input) {}},
-		{"foreign owner", RuleNoGrant, func(in *Input) { in.Update.Owner = "p" }},
-		{"too large", RuleGrant, func(in *Input) { in.Update.Size = 101 }},
-		{"neighbour with the same prefix", RuleGrant, func(in *Input) { in.Update.Key = "/node/n10/service/web" }},
-		{"wider scope", RuleGrant, func(in *Input) { in.Update.Scope = "global" }},
-		{"unknown scope", RuleGrant, func(in *Input) { in.Update.Scope = "galaxy" }},
-		{"second grant covers", "wide", func(in *Input) { in.Update.Key, in.Source.Labels = "/x/y", map[string]string{"wide": "yes"} }},
+	own := Grant{ID: "own", Prefix: "/node/n1", Kinds: []string{"service", "x-*"}, Scope: "region", Bytes: 100, Rate: 5}
+	if d := e.Decide(t.Context(), input(nil)); !d.Allow || d.Rule != "own" || !reflect.DeepEqual(d.Grants, []Grant{own}) {
+		t.Errorf("%+v", d)
 	}
-	for _, tt := range tests {
-		t.Run(tt.name, func(t *testing.T) {
-			d := e.Decide(t.Context(), input(tt.edit))
-			if d.Rule != tt.rule || d.Allow != (tt.rule == "own" || tt.rule == "wide") || d.Allow != (d.Grant != nil) {
-				t.Errorf("got %+v\n%s", d, d.Explain())
-			}
-		})
+	d := e.Decide(t.Context(), input(func(p *Peer) { p.Labels = map[string]string{"wide": "yes"} }))
+	if wide := (Grant{ID: "wide", Prefix: "/x", Scope: "global", Bytes: 1000, Rate: 1}); !reflect.DeepEqual(d.Grants, []Grant{own, wide}) {
+		t.Errorf("both: %+v", d)
 	}
-	d := e.Decide(t.Context(), input(func(*Input) {}))
-	if *d.Grant != (Grant{ID: "own", Prefix: "/node/n1", Scope: "region", MaxBytes: 100, Rate: 5}) {
-		t.Errorf("grant %+v", d.Grant)
+	if d := e.Decide(t.Context(), input(func(p *Peer) { p.Node = "" })); d.Allow || d.Rule != RuleNoGrant || d.Grants != nil {
+		t.Errorf("nobody's: %+v", d)
 	}
 	for _, bad := range []string{
-		`grant["own"] := {"prefix": "/a", "scope": "region", "max_bytes": 100}`,
-		`grant["own"] := {"prefix": "", "scope": "region", "max_bytes": 100, "rate": 5}`,
-		`grant["own"] := {"prefix": "/a", "scope": "galaxy", "max_bytes": 100, "rate": 5}`,
-		`grant["own"] := {"prefix": "/a", "scope": "zone", "max_bytes": -1, "rate": 5}`,
-		`grant["own"] := {"prefix": "/a", "scope": "zone", "max_bytes": 1, "rate": "5"}`,
-		`grant["own"] := {"prefix": "/a", "scope": "zone", "max_bytes": 1, "rate": 5} if false`,
+		`grant["own"] := {"prefix": "/a", "scope": "region", "bytes": 100}`,
+		`grant["own"] := {"prefix": "", "scope": "region", "bytes": 100, "rate": 5}`,
+		`grant["own"] := {"prefix": "a", "scope": "region", "bytes": 100, "rate": 5}`,
+		`grant["own"] := {"prefix": "/a", "scope": "galaxy", "bytes": 100, "rate": 5}`,
+		`grant["own"] := {"prefix": "/a", "scope": "zone", "bytes": -1, "rate": 5}`,
+		`grant["own"] := {"prefix": "/a", "scope": "zone", "bytes": 1, "rate": "5"}`,
+		`grant["own"] := {"prefix": "/a", "scope": "zone", "bytes": 1, "rate": 5, "kinds": []}`,
+		`grant["own"] := {"prefix": "/a", "scope": "zone", "bytes": 1, "rate": 5, "kinds": [1]}`,
+		`grant["own"] := {"prefix": "/a", "scope": "zone", "bytes": 1, "rate": 5, "kinds": "x-a"}`,
+		`grant["own"] := data.old`,
+		`grant["own"] := {"prefix": "/a", "scope": "zone", "bytes": 1, "rate": 5} if false`,
 	} {
-		e := engine(t, Config{}, level(Global, StateAdmit, "allow contains \"own\" if true\n"+bad))
-		if d := e.Decide(t.Context(), input(func(*Input) {})); d.Allow || d.Rule != RuleError {
+		l := level(Global, StateAdmit, "allow contains \"own\" if true\n"+bad)
+		l.Data = map[string]any{"old": map[string]any{"prefix": "/a", "scope": "zone", "max_bytes": 1, "rate": 5}}
+		if d := engine(t, Config{}, l).Decide(t.Context(), input(nil)); d.Allow || d.Rule != RuleError || d.Grants != nil {
 			t.Errorf("%s: %+v", bad, d)
+		}
+	}
+	// What was a state_admit before is refused when it is loaded, not when it is needed.
+	for old, want := range map[string]error{
+		`grant["own"] := {"prefix": "/a", "scope": "zone", "max_bytes": 1, "rate": 5}`: ErrRule,
+		"deny contains \"foreign\" if input.update.owner != input.update.origin":       ErrCompile,
+	} {
+		_, err := compile(new(level(Global, StateAdmit, old)))
+		if !errors.Is(err, want) || !strings.Contains(err.Error(), ".rego:") {
+			t.Errorf("%s: %v", old, err)
 		}
 	}
 }
@@ -281,6 +298,7 @@ func TestActivateIsAtomic(t *testing.T) {
 func TestDeadlineDenies(t *testing.T) {
 	slow := `allow contains "yes" if true
 	deny contains "slow" if {
+		input.source.region == concat("", ["ea", "st"])
 		some a in data.n
 		some b in data.n
 		some c in data.n
@@ -293,13 +311,9 @@ func TestDeadlineDenies(t *testing.T) {
 		n = append(n, i)
 	}
 	l.Data = map[string]any{"n": n}
-	e := engine(t, Config{Deadline: 50 * time.Millisecond}, l)
-	start := time.Now()
+	e := engine(t, Config{Deadline: time.Nanosecond}, l)
 	if d := e.Decide(t.Context(), connect()); d.Allow || d.Rule != RuleError || !strings.Contains(d.Reason, "deadline") {
 		t.Errorf("got %s", d.Explain())
-	}
-	if took := time.Since(start); took > 5*time.Second {
-		t.Errorf("took %v", took)
 	}
 	e = engine(t, Config{}, level(Global, Connect, `allow contains "yes" if true`))
 	ctx, cancel := context.WithCancel(t.Context())
@@ -322,12 +336,11 @@ func TestPanicDenies(t *testing.T) {
 // What Rego sees is what the record holds.
 func TestValueEqualsJSON(t *testing.T) {
 	in := connect()
-	in.Kind = AttestNode
+	in.Kind, in.Source, in.Service = AttestNode, nil, nil
 	in.Attest = &Attest{Method: "bailiwick_tpm", EK: EK{Maker: "id:1"}, PCRs: map[string]string{"8": "ab"}, Starts: 1 << 63,
 		Boot: &Boot{SecureBoot: true, CommandLines: []string{"/vmlinuz quiet"}, Digests: map[string][]string{"7": {"aa"}, "9": nil}, Explained: []int{7}},
 		Untrusted: map[string]any{"s": "x", "n": nil, "i": 7, "f": float64(8), "b": true, "l": []any{"a", map[string]any{"k": []string{"v"}}},
 			"nil": []any(nil), "m": map[string]string{"a": "b"}, "e": []string{}}}
-	in.Resource = &Resource{Classes: []string{"gdpr"}}
 	in.Policy.Levels = map[string]LevelState{"global": {Revision: "1", AgeSeconds: 3}}
 	v, err := in.value()
 	if err != nil {
@@ -346,5 +359,27 @@ func TestValueEqualsJSON(t *testing.T) {
 		if _, err := in.value(); !errors.Is(err, ErrInput) {
 			t.Errorf("%T: %v", bad, err)
 		}
+	}
+}
+
+func TestObserve(t *testing.T) {
+	e := engine(t, Config{}, level(Global, Connect, `allow contains "open" if true`))
+	var seen []Decision
+	e.Observe(func(in Input, d Decision) {
+		if in.Kind != Connect {
+			t.Errorf("told of %s", in.Kind)
+		}
+		seen = append(seen, d)
+	})
+	d := e.Decide(t.Context(), connect())
+	bad := connect()
+	bad.V = 99
+	e.Decide(t.Context(), bad) // a refused input is a decision too
+	if len(seen) != 2 || seen[0].ID != d.ID || !seen[0].Allow || seen[1].Allow || seen[1].Rule != RuleInput {
+		t.Errorf("%+v", seen)
+	}
+	e.Observe(nil)
+	if e.Decide(t.Context(), connect()); len(seen) != 2 {
+		t.Errorf("told %d times", len(seen))
 	}
 }

@@ -1,36 +1,21 @@
 package policy
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"strings"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/bounded"
+	"github.com/bailiwick-mesh/bailiwick/policy/jsonfile"
 )
 
 // InputVersion is the value of Input.V this package understands.
 const InputVersion = 1
 
-// Kind says what is being decided.
-type Kind string
-
-// The kinds of decision.
-const (
-	// Connect: may Source open a connection to Service (or, with a Control call, to this node)?
-	Connect Kind = "connect"
-	// StateAdmit: may Source's Update enter this node's state? The answer carries a Grant.
-	StateAdmit Kind = "state_admit"
-	// AttestNode: are the verified claims in Attest good enough to issue an identity?
-	AttestNode Kind = "attest"
-)
-
-// Kinds lists every kind.
-var Kinds = []Kind{Connect, StateAdmit, AttestNode}
-
 // Input is everything one decision may depend on. All of it was verified by the caller: nothing is
-// copied from what a peer says of itself. A field that does not apply stays at its zero value and
-// is then absent in Rego, except numbers and booleans, which are always present.
+// copied from what a peer says of itself. Which parts a kind has is closed (Schema): an input with
+// another part is refused. A field that does not apply stays at its zero value and is then absent
+// in Rego, except numbers and booleans, which are always present unless their type says otherwise.
+// What a tag enum lists is all that a text can be: ParseInput and the schemas refuse another.
 type Input struct {
 	V           int         `json:"v"` // InputVersion
 	Kind        Kind        `json:"kind"`
@@ -40,16 +25,21 @@ type Input struct {
 	Destination *Peer       `json:"destination,omitempty"` // who is asked, where known
 	Service     *Service    `json:"service,omitempty"`
 	Action      *Action     `json:"action,omitempty"`
+	Request     *Request    `json:"request,omitempty"`
 	Resource    *Resource   `json:"resource,omitempty"`
-	Update      *Update     `json:"update,omitempty"` // StateAdmit only
-	Attest      *Attest     `json:"attest,omitempty"` // AttestNode only
-	Policy      PolicyState `json:"policy"`           // filled in by Engine.Decide where empty
+	Attest      *Attest     `json:"attest,omitempty"`
+	Roster      *Roster     `json:"roster,omitempty"`
+	Call        *Call       `json:"call,omitempty"`
+	Policy      PolicyState `json:"policy"` // filled in by Engine.Decide where empty
 }
 
 // Time is when the question is asked.
 type Time struct {
 	Unix    int64 `json:"unix"`    // seconds; must be positive
 	Trusted bool  `json:"trusted"` // the node's clock is within its bounds
+	// Until is when the first of what the facts rest on ends, such as an SVID. In seconds; zero
+	// means that nothing does. A question asked later is denied, with RuleEnded.
+	Until int64 `json:"until,omitempty"`
 }
 
 // Peer is what this node verified about an identity.
@@ -59,17 +49,17 @@ type Peer struct {
 	Path        []string          `json:"path,omitempty"` // the SPIFFE path, split
 	Node        string            `json:"node,omitempty"` // name of the node it is, or runs on
 	Service     string            `json:"service,omitempty"`
-	Region      string            `json:"region,omitempty"` // short label
-	Zone        string            `json:"zone,omitempty"`   // from enrolment
-	Roles       []string          `json:"roles,omitempty"`  // from enrolment: issuer, authority, gateway
+	Region      string            `json:"region,omitempty"`                                // short label
+	Zone        string            `json:"zone,omitempty"`                                  // from enrolment
+	Roles       []string          `json:"roles,omitempty" enum:"issuer,authority,gateway"` // from enrolment
 	Labels      map[string]string `json:"labels,omitempty"`
-	Attestation *Attestation      `json:"attestation,omitempty"` // of the node it is, or runs on
-	Standing    string            `json:"standing,omitempty"`    // as policy/quarantine prints it
+	Attestation *Attestation      `json:"attestation,omitempty"`                                                // of the node it is, or runs on
+	Standing    string            `json:"standing,omitempty" enum:"ok,released,watch,held,quarantined,revoked"` // as policy/quarantine prints it
 }
 
 // Attestation is the last attestation of a node.
 type Attestation struct {
-	Kind       string `json:"kind"` // tpm, devid, unattested
+	Kind       string `json:"kind" enum:"tpm,devid,unattested"` // how the node proved itself
 	OK         bool   `json:"ok"`
 	AgeSeconds int64  `json:"age_seconds"`
 }
@@ -84,9 +74,7 @@ type Service struct {
 
 // Action is what is asked of the destination.
 type Action struct {
-	Name   string   `json:"name,omitempty"` // Dial, Accept, Link, or one of ControlCalls (then without Service)
-	Method string   `json:"method,omitempty"`
-	Path   []string `json:"path,omitempty"`
+	Name string `json:"name,omitempty"` // dial, accept, link, or a control call such as enrol (then without service)
 }
 
 // Names of Action in a connect.
@@ -96,29 +84,42 @@ const (
 	Link   = "link"   // a node asks to be a neighbour; no Service
 )
 
-// Resource is what the action is about.
-type Resource struct {
-	Classes   []string `json:"classes,omitempty"` // data classes
-	Partition string   `json:"partition,omitempty"`
+// Request is one HTTP request, as the sidecar reads it. The path is decoded once and has no empty
+// and no dot segments: a request whose path can be read in two ways never gets here.
+type Request struct {
+	Method  string            `json:"method"`            // upper case
+	Host    string            `json:"host,omitempty"`    // lower case, without port
+	Path    []string          `json:"path,omitempty"`    // its segments, without the query
+	Headers map[string]string `json:"headers,omitempty"` // those of the configured allow-list: lower-case name to value, several values joined by ", "
 }
 
-// Update is one operation of a signed record, already verified as far as signatures go.
-type Update struct {
-	Key    string `json:"key"`
-	Kind   string `json:"kind"`            // the segment after the owner's path: node, service, ...
-	Op     string `json:"op"`              // put or del
-	Owner  string `json:"owner"`           // SPIFFE ID the key belongs to
-	Origin string `json:"origin"`          // SPIFFE ID that signed
-	Scope  string `json:"scope,omitempty"` // zone, region (where empty) or global
-	Size   int    `json:"size"`            // of the value, bytes
-	Epoch  uint64 `json:"epoch"`
+// Resource is what a replicate is about.
+type Resource struct {
+	Classes []string `json:"classes"` // data classes of the state, sorted; never empty
+}
+
+// Roster is how many nodes of its region this node knows, itself among them.
+type Roster struct {
+	Attested   int `json:"attested"`   // by a TPM
+	Unattested int `json:"unattested"` // without one
+}
+
+// Call is what a local program asks of the node's API. The kernel says who its user is; Source says
+// which workload it is, where a registration entry matches it.
+type Call struct {
+	API   string `json:"api" enum:"control,state,ext_authz,authzen"` // which of the node's
+	Name  string `json:"name"`                                       // of the method, such as Release or Put
+	Key   string `json:"key,omitempty"`                              // of the state it is about: a key, or of List and Watch a prefix, as a path; of Read, ReadAll and Follow a name, <kind>/<name>
+	UID   int64  `json:"uid"`                                        // of the caller's process; -1 where the kernel does not say
+	GID   int64  `json:"gid"`                                        // the same
+	Owner bool   `json:"owner"`                                      // the caller is root, or the user that the node runs as
 }
 
 // Attest is what the verifier of a node's attestation found. Cryptographic checks are not here:
 // they are Go code and no policy can switch them off.
 type Attest struct {
-	Method       string            `json:"method"`        // bailiwick_tpm, tpm_devid, join_token, x509pop
-	Key          string            `json:"key,omitempty"` // of the node: resident (in the TPM) or attested (in memory); absent in quotes after enrolment
+	Method       string            `json:"method" enum:"bailiwick_tpm,tpm_devid,join_token,x509pop"` // the type of SPIRE node attestation
+	Key          string            `json:"key,omitempty" enum:"resident,attested"`                   // of the node: resident (in the TPM) or attested (in memory); absent in quotes after enrolment
 	EK           EK                `json:"ek"`
 	PCRs         map[string]string `json:"pcrs,omitempty"` // SHA-256 bank: "8" -> hex digest
 	Boot         *Boot             `json:"boot,omitempty"` // absent where no boot log replayed to the PCRs
@@ -152,7 +153,7 @@ type EK struct {
 
 // PolicyState tells rules how old each level is.
 type PolicyState struct {
-	Levels map[string]LevelState `json:"levels,omitempty"`
+	Levels map[string]LevelState `json:"levels,omitempty"` // by name: global, regional, local
 }
 
 // LevelState is one level of the generation in force.
@@ -169,49 +170,25 @@ var ErrInput = errors.New("policy input is not valid")
 // MaxInput is the largest input, in bytes of JSON.
 const MaxInput = 64 << 10
 
-// ParseInput reads a recorded input. It refuses unknown fields, trailing bytes and whatever
-// Decide would refuse.
+// ParseInput reads an input that was recorded or written by hand. It refuses unknown fields, trailing
+// bytes and whatever Decide would refuse. jsonfile.In gives its errors the line.
 func ParseInput(b []byte) (Input, error) {
 	if len(b) > MaxInput {
 		return Input{}, fmt.Errorf("%w: %d bytes, at most %d", ErrInput, len(b), MaxInput)
 	}
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.DisallowUnknownFields()
 	var in Input
-	if err := d.Decode(&in); err != nil {
-		return Input{}, fmt.Errorf("%w: %v", ErrInput, err)
+	if err := jsonfile.Decode(b, &in); err != nil {
+		return Input{}, fmt.Errorf("%w: %w", ErrInput, err)
 	}
-	if _, err := d.Token(); err != io.EOF {
-		return Input{}, fmt.Errorf("%w: bytes after the end", ErrInput)
+	if path, err := in.closed(); err != nil {
+		return Input{}, fmt.Errorf("%w: %w", ErrInput, jsonfile.At(b, path, err.Error()))
 	}
-	if _, err := in.value(); err != nil {
-		return Input{}, err
-	}
-	return in, nil
+	_, err := in.value()
+	return in, err
 }
 
-// check refuses an input that lacks what its kind needs.
-func (in *Input) check() error {
-	switch {
-	case in.V != InputVersion:
-		return fmt.Errorf("%w: v is %d, want %d", ErrInput, in.V, InputVersion)
-	case in.Time.Unix <= 0:
-		return fmt.Errorf("%w: time.unix is missing", ErrInput)
-	case in.Kind == Connect && in.Service == nil && in.Action == nil:
-		return fmt.Errorf("%w: a connect needs service or action", ErrInput)
-	case in.Kind == Connect && in.Source == nil:
-		return fmt.Errorf("%w: a connect needs source", ErrInput)
-	case in.Kind == StateAdmit && (in.Update == nil || in.Source == nil):
-		return fmt.Errorf("%w: a state_admit needs source and update", ErrInput)
-	case in.Kind == AttestNode && in.Attest == nil:
-		return fmt.Errorf("%w: an attest needs attest", ErrInput)
-	}
-	switch in.Kind {
-	case Connect, StateAdmit, AttestNode:
-		return nil
-	}
-	return fmt.Errorf("%w: kind %q is not one of %v", ErrInput, in.Kind, Kinds)
-}
+// ended reports whether the facts hold no more.
+func (in *Input) ended() bool { return in.Time.Until != 0 && in.Time.Unix > in.Time.Until }
 
 // target names what is asked for, for people.
 func (in *Input) target() string { return clip(in.targetName()) }
@@ -224,20 +201,20 @@ func (in *Input) source() string {
 }
 
 // clip makes a name fit for logs and leaves, also that of an input which was refused.
-func clip(s string) string {
-	const most = 512
-	if len(s) > most {
-		s = s[:most]
-	}
-	return strings.ToValidUTF8(s, "?")
-}
+func clip(s string) string { return bounded.Text(s, 512) }
 
 func (in *Input) targetName() string {
 	switch {
-	case in.Update != nil:
-		return in.Update.Key
-	case in.Attest != nil:
+	case in.Attest != nil && in.Attest.EK.SHA256 != "":
 		return in.Attest.EK.SHA256
+	case in.Attest != nil:
+		return in.Attest.Method
+	case in.Call != nil && in.Call.Key != "":
+		return in.Call.Name + " " + in.Call.Key
+	case in.Call != nil:
+		return in.Call.Name
+	case in.Kind == Replicate && in.Destination != nil:
+		return in.Destination.SPIFFEID
 	case in.Service != nil && in.Service.Region != "":
 		return in.Service.Name + "." + in.Service.Region
 	case in.Service != nil:

@@ -3,6 +3,7 @@ package policy
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -110,12 +111,126 @@ func FuzzLowerLevelsNeverWiden(f *testing.F) {
 				for _, v := range a.Verdicts {
 					denied = denied || v.Outcome == Denied || v.Outcome == Erroneous
 				}
-				if denied && a.Allow && !isControl(&in) {
+				if denied && a.Allow && !controls(&in) {
 					t.Fatalf("allowed past a denial: %s", a.Explain())
 				}
 			}
 		}
 	})
+}
+
+// The same law for every kind, over drawn policies that read anything, and with everything that
+// can go wrong with a level: it is absent, has ended, fails, panics, or is not delegated the kind.
+// Beside it stands the combiner's rule, said once more of what came out.
+func FuzzLawOfEveryKind(f *testing.F) {
+	for seed := range uint64(28) {
+		f.Add(seed)
+	}
+	tried, allowed, widened, broken := 0, 0, 0, 0
+	f.Fuzz(func(t *testing.T, seed uint64) {
+		tried++
+		r := rand.New(rand.NewPCG(seed, 4))
+		kind := Kinds[int(seed)%len(Kinds)]
+		stack := []Level{drawn(t, r, Global, kind), drawn(t, r, Regional, kind), drawn(t, r, Local, kind)}
+		for i := range stack[1:] {
+			if r.IntN(2) == 0 { // or else hardly anything is covered
+				stack[1+i].Delegation = Delegation{Kinds: []Kind{kind}, Regions: []string{"east", "west"}}
+			}
+		}
+		for range 6 {
+			keep := slices.DeleteFunc(slices.Clone(stack), func(Level) bool { return r.IntN(4) == 0 })
+			if len(keep) == 0 {
+				continue
+			}
+			added := keep[len(keep)-1]
+			before, after := engine(t, Config{Cache: -1}, keep[:len(keep)-1]...), engine(t, Config{Cache: -1}, keep...)
+			panics := r.IntN(5) == 0
+			if panics { // the level that was added
+				gen := after.gen.Load()
+				last := *gen.levels[len(keep)-1]
+				last.compiled = nil
+				gen.levels[len(keep)-1] = &last
+			}
+			for range 30 {
+				in := randomInput(r, kind)
+				for _, p := range []*Peer{in.Self, in.Source} {
+					if p != nil && r.IntN(4) > 0 {
+						p.Region = [...]string{"east", "west"}[r.IntN(2)]
+					}
+				}
+				if r.IntN(4) > 0 {
+					in.Time.Until = 0
+				}
+				b, a := before.Decide(t.Context(), in), after.Decide(t.Context(), in)
+				if a.Allow {
+					allowed++
+				}
+				if !b.Allow && a.Allow && added.Name != Global {
+					widened++
+					if a.Level != added.Name || !added.Delegation.Covers(&in) || added.expired(&in) || panics {
+						t.Fatalf("%s widened outside its delegation:\n%s\n%s\n%s", added.Name, a.Input, b.Explain(), a.Explain())
+					}
+				}
+				if lawful(t, &in, a, keep); panics && len(a.Verdicts) > 0 {
+					broken++
+				}
+			}
+		}
+	})
+	if tried > 0 && (allowed == 0 || widened == 0 || broken == 0) { // a fuzzer's workers are processes of their own
+		f.Errorf("%d allowed, %d by the added level, %d with a level that panics: the law was not tried", allowed, widened, broken)
+	}
+}
+
+// lawful holds an answer against the rule of the package doc.
+func lawful(t *testing.T, in *Input, d Decision, levels []Level) {
+	t.Helper()
+	_, control := controlCall(in)
+	may := map[string]bool{}
+	for _, l := range levels {
+		may[l.Name] = l.Delegation.Covers(in) && !l.expired(in)
+	}
+	granted := false
+	for _, v := range d.Verdicts {
+		switch v.Outcome {
+		case Denied, Erroneous, Missing, Expired:
+			if d.Allow && !control {
+				t.Fatalf("allowed past %s of %s: %s", v.Outcome, v.Level, d.Explain())
+			}
+		case Allowed:
+			granted = granted || may[v.Level]
+		}
+	}
+	if d.Allow && !control && !granted {
+		t.Fatalf("allowed by nobody who may: %s", d.Explain())
+	}
+	if d.Allow && control && slices.ContainsFunc(d.Verdicts, func(v Verdict) bool { return v.Level == Global && v.Outcome == Denied }) {
+		t.Fatalf("a control call past the global level: %s", d.Explain())
+	}
+	if !d.Allow && (d.Grants != nil || d.Thresholds != nil) {
+		t.Fatalf("a denial with grants: %s", d.Explain())
+	}
+	for _, g := range d.Grants {
+		if !may[strings.TrimPrefix(g.Prefix, "/")] {
+			t.Fatalf("the grant %s of a level that may not: %s", g.Prefix, d.Explain())
+		}
+	}
+	if d.Thresholds != nil && !may[levelOrder[d.Thresholds.CapPercent-1]] {
+		t.Fatalf("thresholds of a level that may not: %s", d.Explain())
+	}
+}
+
+// drawn is a random policy of a level that compiles.
+func drawn(t *testing.T, r *rand.Rand, name string, kind Kind) Level {
+	t.Helper()
+	for range 100 {
+		l := randomPolicy(r, name, kind)
+		if _, err := compile(&l); err == nil {
+			return l
+		}
+	}
+	t.Fatal("none of 100 policies compiles")
+	return Level{}
 }
 
 func FuzzParseInput(f *testing.F) {
@@ -159,4 +274,9 @@ func FuzzActivate(f *testing.F) {
 			t.Fatal(d.Explain())
 		}
 	})
+}
+
+func controls(in *Input) bool {
+	_, ok := controlCall(in)
+	return ok
 }

@@ -15,3 +15,34 @@ func TestRules(t *testing.T) {
 		t.Errorf("rules of another kind: %v", got)
 	}
 }
+
+// The labels of a rule and of its package go with what it decides.
+func TestLabels(t *testing.T) {
+	e := New(Config{})
+	if err := e.Activate(Level{Name: Global, Delegation: Delegation{All: true}, Modules: map[string]string{"a.rego": `# METADATA
+# title: All
+# labels:
+#   owner: us
+#   team: shops
+package bailiwick.global.connect
+
+import rego.v2
+
+# METADATA
+# title: Never
+# labels:
+#   runbook: https://wiki.example.org/x
+#   weight: 3
+deny contains "no" if input.v == 1
+`}}); err != nil {
+		t.Fatal(err)
+	}
+	d := e.Decide(t.Context(), connect())
+	r := d.Decided()
+	if r == nil || r.Owner != "us" || len(r.Labels) != 2 || r.Labels["team"] != "shops" || r.Labels["runbook"] != "https://wiki.example.org/x" {
+		t.Errorf("%+v", r)
+	}
+	if (Decision{}).Decided() != nil {
+		t.Error("a rule decided nothing")
+	}
+}

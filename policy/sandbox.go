@@ -4,10 +4,10 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
-	"github.com/open-policy-agent/opa/v1/topdown"
 )
 
 // builtins is an allow-list: what OPA adds later is refused until someone has looked at it. Left
@@ -55,54 +55,26 @@ func capabilities(level string, test bool) *ast.Capabilities {
 	return &c
 }
 
-// MaxConcat is the longest string concat makes. Without a bound, thirty lines that each join a
-// string to itself fill the memory before any deadline.
-const MaxConcat = 64 << 10
-
-func init() {
-	name := ast.Concat.Name
-	unbounded := topdown.GetBuiltin(name)
-	topdown.RegisterBuiltinFunc(name, func(c topdown.BuiltinContext, args []*ast.Term, iter func(*ast.Term) error) error {
-		if n := concatLen(args); n > MaxConcat {
-			return fmt.Errorf("concat: %d bytes, at most %d", n, MaxConcat)
-		}
-		return unbounded(c, args, iter)
-	})
-}
-
-func concatLen(args []*ast.Term) int {
-	sep, _ := args[0].Value.(ast.String)
-	n := 0
-	add := func(t *ast.Term) {
-		s, _ := t.Value.(ast.String)
-		n += len(s) + len(sep)
-	}
-	switch list := args[1].Value.(type) {
-	case *ast.Array:
-		list.Foreach(add)
-	case ast.Set:
-		list.Foreach(add)
-	}
-	return n
-}
-
-// sandboxed refuses what the compiler would accept: with, and patterns that are not constants.
+// sandboxed refuses what the compiler would accept: with, patterns that are not constants or large,
+// and numbers that take long to work with.
 func sandboxed(m *ast.Module) error {
 	var errs []error
-	refuse := func(loc *ast.Location, format string, args ...any) {
-		errs = append(errs, fmt.Errorf("%w: %s: %s", ErrSandbox, at(loc), fmt.Sprintf(format, args...)))
+	refuse := func(loc *ast.Location, fix, format string, args ...any) {
+		errs = append(errs, wrong(ErrSandbox, loc, fix, format, args...))
 	}
 	pattern := func(operator ast.Ref, args []*ast.Term, loc *ast.Location) {
 		if !slices.Contains(patternBuiltins, operator.String()) || len(args) == 0 {
 			return
 		}
 		if s, ok := args[0].Value.(ast.String); !ok || len(s) > MaxPattern {
-			refuse(loc, "the pattern of %s must be a constant of at most %d bytes", operator, MaxPattern)
+			refuse(loc, "write the pattern itself; for lists use startswith, endswith or in", "the pattern of %s must be a constant of at most %d bytes", operator, MaxPattern)
+		} else if n, err := programSize(string(s)); err == nil && n > MaxProgram && operator.String() == ast.RegexMatch.Name {
+			refuse(loc, "repeat less in it; its time grows with each repetition", "the pattern of %s has %d instructions, at most %d", operator, n, MaxProgram)
 		}
 	}
 	ast.WalkExprs(m, func(x *ast.Expr) bool {
 		if len(x.With) > 0 {
-			refuse(x.Location, "the keyword with is for tests only")
+			refuse(x.Location, "give the helper an argument instead", "the keyword with is for tests only")
 		}
 		if x.IsCall() {
 			pattern(x.Operator(), x.Operands(), x.Location)
@@ -110,6 +82,9 @@ func sandboxed(m *ast.Module) error {
 		return false
 	})
 	ast.WalkTerms(m, func(t *ast.Term) bool {
+		if n, ok := t.Value.(ast.Number); ok && hugeNumber(string(n)) {
+			refuse(t.Location, "write it as a string, or as a smaller number", "the number %.40s is too large", string(n))
+		}
 		if c, ok := t.Value.(ast.Call); ok && len(c) > 0 {
 			if op, ok := c[0].Value.(ast.Ref); ok {
 				pattern(op, c[1:], t.Location)
@@ -118,6 +93,18 @@ func sandboxed(m *ast.Module) error {
 		return false
 	})
 	return errors.Join(errs...)
+}
+
+// hugeNumber reports whether a number in decimal has more digits than any use of it, or an exponent
+// that makes as many.
+func hugeNumber(n string) bool {
+	const digits = 64
+	exponent := strings.IndexAny(n, "eE")
+	if exponent < 0 {
+		return len(n) > digits
+	}
+	e, err := strconv.Atoi(n[exponent+1:])
+	return err != nil || e > digits || e < -digits || exponent > digits
 }
 
 func at(loc *ast.Location) string {

@@ -9,8 +9,9 @@ import (
 	"github.com/open-policy-agent/opa/v1/ast"
 )
 
-// Schema returns the JSON Schema (draft 7) of Input. It is closed: a rule that names a field which
-// is not in it fails when its module is loaded. Tools of OPA take it with "opa check -s".
+// Schema returns the JSON Schema (draft 7) of Input, with the parts of all kinds. It is closed: a
+// rule that names a field which is not in it fails when its module is loaded. Tools of OPA take it
+// with "opa check -s". KindSchema tells what one kind has.
 func Schema() []byte {
 	b, err := json.MarshalIndent(schemaDoc(), "", "  ")
 	if err != nil {
@@ -35,7 +36,7 @@ func schemaOf(t reflect.Type) map[string]any {
 		props, required := map[string]any{}, []string{}
 		for f := range t.Fields() {
 			name, opt := jsonName(f)
-			props[name] = schemaOf(f.Type)
+			props[name] = fieldSchema(f, schemaOf(f.Type))
 			if !opt {
 				required = append(required, name)
 			}
@@ -53,9 +54,6 @@ func schemaOf(t reflect.Type) map[string]any {
 		}
 		return map[string]any{"type": "object", "additionalProperties": schemaOf(t.Elem())}
 	case reflect.String:
-		if t == reflect.TypeFor[Kind]() {
-			return map[string]any{"type": "string", "enum": Kinds}
-		}
 		return map[string]any{"type": "string"}
 	case reflect.Bool:
 		return map[string]any{"type": "boolean"}
@@ -63,6 +61,18 @@ func schemaOf(t reflect.Type) map[string]any {
 		return map[string]any{"type": "integer"}
 	}
 	panic("policy: no schema for " + t.String())
+}
+
+// fieldSchema adds what a field may be.
+func fieldSchema(f reflect.StructField, s map[string]any) map[string]any {
+	if known := valuesOf(f); known != nil {
+		of := s
+		if items, ok := s["items"].(map[string]any); ok {
+			of = items
+		}
+		of["enum"] = known
+	}
+	return s
 }
 
 func jsonName(f reflect.StructField) (name string, omitempty bool) {

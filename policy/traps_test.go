@@ -4,7 +4,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	goast "go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -31,6 +37,19 @@ func validate(s map[string]any, b []byte) error {
 }
 
 func validateAny(s map[string]any, doc any, at string) error {
+	if want, ok := s["const"]; ok {
+		if fmt.Sprint(want) != fmt.Sprint(doc) {
+			return fmt.Errorf("%s is %v, want %v", at, doc, want)
+		}
+		return nil
+	}
+	if list, ok := s["required"].([]any); ok { // of a parsed schema
+		for _, name := range list {
+			if _, ok := doc.(map[string]any)[name.(string)]; !ok {
+				return fmt.Errorf("%s lacks %v", at, name)
+			}
+		}
+	}
 	kinds := map[string]string{"object": "map[string]interface {}", "array": "[]interface {}", "string": "string", "boolean": "bool", "integer": "float64"}
 	if want := kinds[s["type"].(string)]; doc != nil && reflect.TypeOf(doc).String() != want {
 		return fmt.Errorf("%s is a %T, want %v", at, doc, s["type"])
@@ -102,7 +121,10 @@ func TestRefusals(t *testing.T) {
 		{"no title", Level{Name: Global, Modules: map[string]string{"a.rego": "package bailiwick.global.connect\nimport rego.v2\ndeny contains \"no\" if true\n"}}, ErrRule, "title"},
 		{"allow without grant", level(Global, StateAdmit, `allow contains "yes" if true`), ErrRule, "grant"},
 		{"two grants of one id", level(Global, StateAdmit, "allow contains \"a\" if true\ngrant[\"a\"] := 1 if true\ngrant[\"a\"] := 2 if input.v == 1"), ErrRule, "also at"},
-		{"grant elsewhere", level(Global, Connect, "grant[\"a\"] := 1"), ErrRule, "state_admit"},
+		{"grant elsewhere", level(Global, Connect, "grant[\"a\"] := 1"), ErrRule, "does not belong to connect"},
+		{"a field of another kind", level(Global, Connect, `deny contains "no" if not input.call.owner`), ErrCompile, "global/connect.rego:9: the input of kind connect has no field call"},
+		{"allow without thresholds", level(Global, Quarantine, `allow contains "yes" if true`), ErrRule, "thresholds"},
+		{"misspelt threshold", level(Global, Quarantine, "allow contains \"a\" if true\nthresholds[\"a\"] := {\"cap_percents\": 5}"), ErrRule, "cap_percents"},
 		{"another level by data", level(Regional, Connect, `allow contains "x" if data.bailiwick.global.connect.allow`), nil, ""},
 		{"syntax", level(Global, Connect, `deny contains "no" if {`), ErrCompile, "global/connect.rego"},
 		{"unknown level", Level{Name: "galactic"}, ErrLevel, "galactic"},
@@ -131,10 +153,10 @@ func TestRefusals(t *testing.T) {
 // silently off.
 func TestNegationOfUndefinedDenies(t *testing.T) {
 	e := engine(t, Config{}, level(Global, Connect, `allow contains "yes" if true
-	deny contains "not-permitted" if not permitted(input.resource.classes)
-	permitted(classes) if count(classes) >= 0`))
+	deny contains "not-permitted" if not permitted(input.destination.roles)
+	permitted(roles) if count(roles) >= 0`))
 	if d := e.Decide(t.Context(), connect()); d.Allow || d.Rule != "not-permitted" {
-		t.Errorf("an absent resource is allowed: %s", d.Explain())
+		t.Errorf("an absent destination is allowed: %s", d.Explain())
 	}
 }
 
@@ -225,7 +247,7 @@ func TestNothingRunsLong(t *testing.T) {
 			}
 			start := time.Now()
 			d := e.Decide(t.Context(), in)
-			if took := time.Since(start); took > 2*time.Second {
+			if took := time.Since(start); took > 30*time.Second { // what has no bound takes years
 				t.Errorf("took %v", took)
 			}
 			if d.Allow {
@@ -235,11 +257,70 @@ func TestNothingRunsLong(t *testing.T) {
 	}
 }
 
+// Trap: compiled to wasm, OPA sees no data in a store that gives out parsed values; and partial
+// evaluation of a policy with a table takes minutes, whatever its context says. Neither is used.
+func TestNeitherWasmNorPartialEvaluation(t *testing.T) {
+	never := []string{"Target", "Compile", "Partial", "PartialResult", "PrepareForPartial", "PartialEval", "PartialRun", "PartialIter", "WithPartialEval", "LoadBundle", "Schemas"}
+	err := filepath.WalkDir(".", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || filepath.Ext(path) != ".go" || strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		asks := false
+		for _, i := range f.Imports {
+			if strings.Contains(i.Path.Value, "wasm") || strings.Contains(i.Path.Value, "opa/v1/sdk") || strings.Contains(i.Path.Value, "opa/v1/compile") {
+				t.Errorf("%s imports %s", path, i.Path.Value)
+			}
+			asks = asks || strings.HasSuffix(i.Path.Value, `opa/v1/rego"`) || strings.HasSuffix(i.Path.Value, `opa/v1/topdown"`)
+		}
+		if !asks {
+			return nil
+		}
+		goast.Inspect(f, func(n goast.Node) bool {
+			if s, ok := n.(*goast.SelectorExpr); ok && slices.Contains(never, s.Sel.Name) {
+				if x, ok := s.X.(*goast.Ident); ok && x.Name == "rego" || s.Sel.Name[0] == 'P' {
+					t.Errorf("%s uses %s", path, s.Sel.Name)
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nodes := map[string]any{}
+	var rules strings.Builder
+	for i := range 1000 {
+		nodes[fmt.Sprintf("spiffe://east.example.org/node/n%d", i)] = map[string]any{"zone": fmt.Sprintf("z%d", i%100)}
+	}
+	for i := range 100 {
+		fmt.Fprintf(&rules, "zone contains \"z%d\" if data.nodes[input.source.spiffe_id].zone == \"z%d\"\n\n", i, i)
+	}
+	l := level(Global, Connect, "allow contains \"yes\" if \"z7\" in zone\n\n"+rules.String())
+	l.Data = map[string]any{"nodes": nodes}
+	start := time.Now()
+	e := engine(t, Config{}, l)
+	in := connect()
+	for id, want := range map[string]bool{"n7": true, "n107": true, "n8": false, "n1007": false} {
+		in.Source.SPIFFEID = "spiffe://east.example.org/node/" + id
+		if d := e.Decide(t.Context(), in); d.Allow != want {
+			t.Errorf("%s: %s", id, d.Explain())
+		}
+	}
+	if took := time.Since(start); took > 30*time.Second { // evaluated in part it takes minutes
+		t.Errorf("took %v", took)
+	}
+}
+
 // Trap: OPA panics when its store is given a number that is too large.
 func TestHugeNumbersInData(t *testing.T) {
 	l := level(Global, Connect, `allow contains "yes" if input.time.unix + data.n > 1`)
 	l.Data = map[string]any{"n": json.Number("1e999999999")}
-	if err := New(Config{}).Activate(l); !errors.Is(err, ErrCompile) || !strings.Contains(err.Error(), "number too big") {
+	if err := New(Config{}).Activate(l); !errors.Is(err, ErrLevel) || !strings.Contains(err.Error(), "data.n: the number 1e999999999 is too large") {
 		t.Errorf("got %v", err)
 	}
 }

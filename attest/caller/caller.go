@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
+	"strings"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -31,20 +33,21 @@ var (
 // is no process: its Recheck fails. Methods may be called concurrently; fields
 // are read-only.
 type Process struct {
-	PID    int
-	UID    uint32 // effective user
-	GID    uint32 // effective group
-	Exe    string // path of the program; empty if that path does not name the running file here
-	SHA256 string // of the program, 64 hex digits; empty if it may not be read or is larger than MaxExe
-	// Selectors are in the order of the package comment.
+	PID int
+	UID uint32 // effective user
+	GID uint32 // effective group
+	Exe string // path of the program; empty if that path does not name the running file here
+	// Selectors are in the order of the package comment, without unix:sha256: see
+	// Shows.
 	Selectors []string
 
 	seen   sighting
 	heldBy int     // descriptor with which it holds the socket
 	sock   *socket // nil if from a Unix socket
 
-	mu    sync.Mutex // guards pidfd against Close during Recheck
+	mu    sync.Mutex // guards what follows against Close during Recheck
 	pidfd int        // -1 after Close; 0 only in the zero value
+	sum   string     // selector unix:sha256; empty if nobody needed it yet, or there is none
 }
 
 // FromUnix attributes the peer of a connected Unix stream socket. The caller
@@ -94,6 +97,61 @@ func fromUnix(c *net.UnixConn, pidfdOf func(fd int) (int, error)) (*Process, err
 			cred.Pid, ErrChanged, cred.Uid, cred.Gid, p.UID, p.GID)
 	}
 	return p, nil
+}
+
+// Shows reports whether all of some selectors are the process's; no selectors are
+// nobody's. The program is read, to hash it, only when that alone decides, and must
+// then still be the one that was attributed.
+func (p *Process) Shows(selectors []string) bool {
+	if len(selectors) == 0 {
+		return false
+	}
+	var sums []string
+	for _, s := range selectors {
+		switch {
+		case strings.HasPrefix(s, sumSelector):
+			sums = append(sums, s)
+		case !slices.Contains(p.Selectors, s):
+			return false
+		}
+	}
+	for _, s := range sums {
+		if s != p.sumOf() {
+			return false
+		}
+	}
+	return true
+}
+
+// sumOf is the selector unix:sha256, or empty where the program may not be read, is
+// larger than MaxExe, or is another by now.
+func (p *Process) sumOf() string {
+	p.mu.Lock()
+	known, pidfd := p.sum, p.pidfd
+	if known != "" || pidfd <= 0 || p.seen.exe == (exeID{}) {
+		p.mu.Unlock()
+		return known
+	}
+	dir, err := openProc(p.PID, pidfd)
+	p.mu.Unlock()
+	if err != nil {
+		return ""
+	}
+	defer unix.Close(dir)
+	sum, err := programs.hash(dir, p.seen.exe) // may take a while
+	if err != nil || sum == "" {
+		return ""
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.pidfd <= 0 {
+		return ""
+	}
+	if again, err := look(dir, p.pidfd); err != nil || again != p.seen {
+		return ""
+	}
+	p.sum = sumSelector + sum
+	return p.sum
 }
 
 // Recheck looks at the process again: alive, same user and group, same program

@@ -25,13 +25,20 @@ func sumOf(t *testing.T, path string) string {
 func check(t *testing.T, p *Process, pid int, uid uint32, exe string) {
 	t.Helper()
 	sum := sumOf(t, exe)
-	if p.PID != pid || p.UID != uid || p.Exe != exe || p.SHA256 != sum {
-		t.Errorf("got pid %d uid %d exe %q sha256 %s, want %d %d %q %s", p.PID, p.UID, p.Exe, p.SHA256, pid, uid, exe, sum)
+	if p.PID != pid || p.UID != uid || p.Exe != exe {
+		t.Errorf("got pid %d uid %d exe %q, want %d %d %q", p.PID, p.UID, p.Exe, pid, uid, exe)
 	}
-	for _, s := range []string{fmt.Sprint("unix:uid:", uid), fmt.Sprint("unix:gid:", p.GID), "unix:path:" + exe, "unix:sha256:" + sum} {
-		if !slices.Contains(p.Selectors, s) {
-			t.Errorf("selectors %q lack %s", p.Selectors, s)
+	all := []string{"unix:sha256:" + sum, fmt.Sprint("unix:uid:", uid), fmt.Sprint("unix:gid:", p.GID), "unix:path:" + exe}
+	if p.Shows(append(all, "unix:uid:4711")) || p.Shows([]string{"unix:sha256:" + sum[1:]}) || p.Shows(nil) {
+		t.Error("it shows what it has not")
+	}
+	for _, s := range all {
+		if !p.Shows([]string{s}) {
+			t.Errorf("it does not show %s, selectors %q", s, p.Selectors)
 		}
+	}
+	if !p.Shows(all) {
+		t.Errorf("it does not show all of %q", all)
 	}
 	if err := p.Recheck(); err != nil {
 		t.Errorf("Recheck: %v", err)
@@ -67,13 +74,22 @@ func TestFromUnix(t *testing.T) {
 	}
 	p := must(FromUnix(c))
 	defer p.Close()
+	unread := must(FromUnix(c))
+	defer unread.Close()
 	child.become()
 	if err := p.Recheck(); !errors.Is(err, ErrChanged) {
 		t.Errorf("after exec: %v, want ErrChanged", err)
 	}
 	q := must(FromUnix(c))
-	if q.Exe == p.Exe || q.SHA256 == p.SHA256 {
+	if q.Exe == p.Exe {
 		t.Errorf("after exec: still %s", q.Exe)
+	}
+	before, after := "unix:sha256:"+sumOf(t, self(t)), "unix:sha256:"+sumOf(t, q.Exe)
+	if unread.Shows([]string{before}) || unread.Shows([]string{after}) {
+		t.Error("a program that was not read in time shows a sum")
+	}
+	if !q.Shows([]string{after}) || q.Shows([]string{before}) {
+		t.Error("after exec: not the sum of the new program")
 	}
 	child.in.Close()
 	child.Wait()

@@ -4,8 +4,7 @@
 //	FromTCP       the process that holds the socket bound to client and connected to server
 //	FromListener  the process that listens on an address
 //
-// Each returns a Process: process ID, user, group, program file, its SHA-256,
-// and selectors spelled as SPIRE's "unix" workload attestor spells them:
+// Each returns a Process: process ID, user, group, program file, and selectors spelled as SPIRE's "unix" workload attestor spells them:
 //
 //	unix:uid:1000  unix:gid:1000  unix:user:web  unix:group:web
 //	unix:path:/usr/bin/shop  unix:sha256:<64 hex digits>
@@ -19,8 +18,9 @@
 // process that executed another program or changed its user in between is
 // refused.
 //
-// The program is hashed through the open file of the running inode, never by
-// its path. unix:path is given only if that path, opened here, is the very file
+// The program is hashed only when an entry needs that to match ([Process.Shows]):
+// reading a large one takes longer than all the rest. It is hashed through the
+// open file of the running inode, never by its path. unix:path is given only if that path, opened here, is the very file
 // that runs: a deleted file has none, and neither has one that only a container's
 // mount namespace calls by that name. A program that may not be read, or is
 // larger than [MaxExe], has no unix:sha256. Fewer selectors match fewer

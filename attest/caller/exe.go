@@ -13,8 +13,10 @@ import (
 )
 
 // MaxExe is the largest program that is hashed, in bytes. A larger one has no
-// SHA256 and no unix:sha256 selector.
+// unix:sha256 selector.
 const MaxExe = 512 << 20
+
+const sumSelector = "unix:sha256:"
 
 // largeExe parts small programs from large: each kind is hashed one at a time,
 // so that large files do not hold up the attribution of everybody else.

@@ -103,9 +103,6 @@ func attribute(pid, pidfd int) (p *Process, err error) {
 	p.UID, p.GID = p.seen.uid, p.seen.gid
 	if p.seen.exe != (exeID{}) {
 		p.Exe = pathOf(dir, p.seen.exe)
-		if p.SHA256, err = programs.hash(dir, p.seen.exe); err != nil {
-			return p, err
-		}
 	}
 	again, err := look(dir, pidfd)
 	if err != nil {
@@ -144,9 +141,6 @@ func selectors(p *Process) []string {
 	}
 	if p.Exe != "" {
 		out = append(out, "unix:path:"+p.Exe)
-	}
-	if p.SHA256 != "" {
-		out = append(out, "unix:sha256:"+p.SHA256)
 	}
 	return out
 }

@@ -19,7 +19,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"path/filepath"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/durable"
 )
 
 // maxSize bounds what is read; a P-256 key takes some 240 bytes.
@@ -81,8 +82,7 @@ func read(path string) (*ecdsa.PrivateKey, error) {
 	return key, nil
 }
 
-// create writes a new key aside and links it into place: unlike a rename that
-// never replaces what another process has made meanwhile.
+// create writes a new key, and never replaces what another process has made meanwhile.
 func create(path string) (*ecdsa.PrivateKey, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -92,21 +92,9 @@ func create(path string) (*ecdsa.PrivateKey, error) {
 	if err != nil {
 		return nil, err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*") // mode 0600
-	if err != nil {
+	b := pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})
+	if err := durable.Create(path, b, 0o600); err != nil {
 		return nil, err
 	}
-	defer os.Remove(f.Name())
-	err = pem.Encode(f, &pem.Block{Type: "PRIVATE KEY", Bytes: der})
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, err
-	}
-	if err := os.Link(f.Name(), path); err != nil {
-		return nil, err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return nil, err
-	}
-	return key, errors.Join(dir.Sync(), dir.Close())
+	return key, nil
 }

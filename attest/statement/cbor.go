@@ -63,9 +63,22 @@ func Unmarshal(b []byte, v any) error {
 	return nil
 }
 
+// First cuts the first item off a CBOR sequence (RFC 8742), which the caller has
+// bounded in size. What the item is, Unmarshal judges. Errors match ErrMalformed.
+func First(b []byte) (item, rest []byte, err error) {
+	var raw cbor.RawMessage
+	if rest, err = decoder.UnmarshalFirst(b, &raw); err != nil {
+		return nil, nil, fmt.Errorf("%w: %v", ErrMalformed, err)
+	}
+	return raw, rest, nil
+}
+
 const (
+	majorUint  = 0 << 5
 	majorBytes = 2 << 5
 	majorText  = 3 << 5
+	majorArray = 4 << 5
+	majorMap   = 5 << 5
 )
 
 // appendHead appends the shortest CBOR head of a length below 2^32.
@@ -86,27 +99,31 @@ func appendBytes(out, b []byte) []byte {
 	return append(appendHead(out, majorBytes, uint64(len(b))), b...)
 }
 
-// cutBytes splits a byte string with the shortest possible head off b. MaxSize
-// keeps every length below 2^32.
-func cutBytes(b []byte) (value, rest []byte, ok bool) {
-	if len(b) == 0 || b[0]&0xe0 != majorBytes {
-		return nil, nil, false
+// cutHead splits the shortest possible head of an item of this major type off b.
+func cutHead(b []byte, major byte) (n uint64, rest []byte, ok bool) {
+	if len(b) == 0 || b[0]&0xe0 != major {
+		return 0, nil, false
 	}
-	var n, head uint64
 	switch info := b[0] & 0x1f; {
 	case info < 24:
-		n, head = uint64(info), 1
+		return uint64(info), b[1:], true
 	case info == 24 && len(b) >= 2 && b[1] >= 24:
-		n, head = uint64(b[1]), 2
+		return uint64(b[1]), b[2:], true
 	case info == 25 && len(b) >= 3 && b[1] != 0:
-		n, head = uint64(binary.BigEndian.Uint16(b[1:])), 3
+		return uint64(binary.BigEndian.Uint16(b[1:])), b[3:], true
 	case info == 26 && len(b) >= 5 && (b[1] != 0 || b[2] != 0):
-		n, head = uint64(binary.BigEndian.Uint32(b[1:])), 5
-	default:
+		return uint64(binary.BigEndian.Uint32(b[1:])), b[5:], true
+	case info == 27 && len(b) >= 9 && binary.BigEndian.Uint32(b[1:]) != 0:
+		return binary.BigEndian.Uint64(b[1:]), b[9:], true
+	}
+	return 0, nil, false
+}
+
+// cutString splits a byte or text string with the shortest possible head off b.
+func cutString(b []byte, major byte) (value, rest []byte, ok bool) {
+	n, rest, ok := cutHead(b, major)
+	if !ok || n > uint64(len(rest)) {
 		return nil, nil, false
 	}
-	if uint64(len(b))-head < n {
-		return nil, nil, false
-	}
-	return b[head : head+n], b[head+n:], true
+	return rest[:n:n], rest[n:], true
 }

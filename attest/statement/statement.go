@@ -116,11 +116,11 @@ func Parse(b []byte) (Envelope, error) {
 	if !ok {
 		return Envelope{}, fmt.Errorf("%w: does not begin as COSE_Sign1 with ES256 and no other header", ErrMalformed)
 	}
-	payload, rest, ok := cutBytes(rest)
+	payload, rest, ok := cutString(rest, majorBytes)
 	if !ok {
 		return Envelope{}, fmt.Errorf("%w: payload", ErrMalformed)
 	}
-	signature, rest, ok := cutBytes(rest)
+	signature, rest, ok := cutString(rest, majorBytes)
 	if !ok || len(signature) != signatureSize || len(rest) != 0 {
 		return Envelope{}, fmt.Errorf("%w: signature", ErrMalformed)
 	}
@@ -137,12 +137,26 @@ func (e Envelope) Verify(pub *ecdsa.PublicKey, t Type, trustDomain string) error
 		return fmt.Errorf("verify %s: %w", t, ErrKey)
 	}
 	digest := sha256.Sum256(toBeSigned(t, trustDomain, e.payload))
-	r := new(big.Int).SetBytes(e.signature[:32])
-	s := new(big.Int).SetBytes(e.signature[32:])
-	if !ecdsa.Verify(pub, digest[:], r, s) {
+	if !ecdsa.VerifyASN1(pub, digest[:], asn1Signature(e.signature)) {
 		return fmt.Errorf("%s in %s: %w", t, trustDomain, ErrSignature)
 	}
 	return nil
+}
+
+// asn1Signature is a signature as crypto/ecdsa wants it: a DER sequence of two integers.
+func asn1Signature(signature []byte) []byte {
+	out := make([]byte, 2, 2+2*(2+1+signatureSize/2))
+	for _, n := range [][]byte{signature[:signatureSize/2], signature[signatureSize/2:]} {
+		for len(n) > 1 && n[0] == 0 {
+			n = n[1:]
+		}
+		sign := n[0] >> 7 // an integer whose first bit is set is negative without a zero before it
+		out = append(out, 0x02, byte(len(n))+sign)
+		out = append(out, make([]byte, sign)...)
+		out = append(out, n...)
+	}
+	out[0], out[1] = 0x30, byte(len(out)-2)
+	return out
 }
 
 // Payload returns the signed bytes. They mean nothing before Verify.

@@ -6,7 +6,9 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/asn1"
 	"errors"
+	"math/big"
 	"strings"
 	"testing"
 
@@ -46,6 +48,25 @@ func TestSignParseVerify(t *testing.T) {
 		}
 		if !bytes.Equal(env.Payload(), payload) {
 			t.Errorf("%d bytes: payload changed", size)
+		}
+	}
+}
+
+// Integers of a signature may be short, or begin with a set bit.
+func TestSignatureAsASN1(t *testing.T) {
+	for _, b := range []byte{0, 1, 0x7f, 0x80, 0xff} {
+		for zeros := range signatureSize / 2 {
+			var raw [signatureSize]byte
+			for i := zeros; i < signatureSize/2; i++ {
+				raw[i], raw[signatureSize-1-i] = b, b
+			}
+			want, err := asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(raw[:32]), new(big.Int).SetBytes(raw[32:])})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := asn1Signature(raw[:]); !bytes.Equal(got, want) {
+				t.Fatalf("%x is %x, want %x", raw, got, want)
+			}
 		}
 	}
 }

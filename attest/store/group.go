@@ -1,153 +1,167 @@
 package store
 
 import (
-	"encoding/binary"
-	"slices"
+	"errors"
+	"fmt"
+	"runtime"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
+	bolterrors "go.etcd.io/bbolt/errors"
 )
 
-// maxGroup bounds how many updates share a transaction, and so how long the
-// first of them waits for the last.
-const maxGroup = 256
+// A group is full at either bound: they bound how long its first update waits
+// for its last.
+const (
+	maxGroup      = 256
+	maxGroupBytes = 1 << 20
+)
 
-// group is one write transaction that several updates share. Each runs in its
-// own caller's goroutine while that holds Store.mu; the last one ends the
-// transaction for all. All but err after done is guarded by Store.mu.
+// group is what several updates commit together. While one is written to disk,
+// the functions of the next one run. All but err after done is guarded by
+// Store.mu.
 type group struct {
-	tx      *bolt.Tx
-	size    int           // updates so far, refused ones too
-	applied int           // those of size that are in tx
-	leaves  int           // of the applied
-	spoiled error         // what could not be undone: tx must not be committed
-	done    chan struct{} // closed when tx has ended
+	updates int           // so far, refused ones too
+	bytes   int           // of changes in the journal, at most
+	leaves  bool          // whether there are leaves among them
+	changes []*change     // in order
+	after   state         // what the last function left
+	sealed  chan struct{} // closed when nobody can join any more
+	lost    error         // why it cannot be written: it saw what a full disk did not take
+	done    chan struct{} // closed when it is durable, or failed
 	err     error         // how it ended
 }
 
-// join takes the lock and returns the transaction to run in.
+func (g *group) full() bool { return g.updates >= maxGroup || g.bytes >= maxGroupBytes }
+
+// join takes the lock and returns the group to run in.
 func (s *Store) join() (*group, error) {
-	s.waiting.Add(1)
-	s.mu.Lock()
-	s.waiting.Add(-1)
-	if s.group != nil {
-		return s.group, nil
-	}
-	if s.broken {
+	for {
+		s.mu.Lock()
+		if err := s.refusal(); err != nil {
+			s.mu.Unlock()
+			return nil, err
+		}
+		if s.next == nil {
+			s.next = &group{after: s.tip(), sealed: make(chan struct{}), done: make(chan struct{})}
+		}
+		g := s.next
+		if !g.full() {
+			return g, nil
+		}
 		s.mu.Unlock()
-		return nil, ErrBroken
+		<-g.sealed
 	}
-	tx, err := s.db.Begin(true)
-	if err != nil {
-		s.mu.Unlock()
-		return nil, system(err)
-	}
-	s.group = &group{tx: tx, done: make(chan struct{}), err: ErrBroken} // until it is known better
-	return s.group, nil
 }
 
-// run applies fn to the group whole, or not at all.
-func (g *group) run(fn func(*Tx) error) (err error) {
-	defer catch(&err)
-	tx := &Tx{tx: g.tx, writable: true, now: time.Now()}
-	g.size++
-	applied := false
-	defer func() { // also when fn panics
-		if !applied {
-			g.undo(tx)
+// refusal says why no update may run; mu is held.
+func (s *Store) refusal() error {
+	if s.closed {
+		return bolterrors.ErrDatabaseNotOpen
+	}
+	return s.broken()
+}
+
+// broken says whether a step failed; mu is held.
+func (s *Store) broken() error {
+	if s.failure == nil {
+		return nil
+	}
+	return fmt.Errorf("%w: %w", ErrBroken, s.failure)
+}
+
+// refused draws the conclusion from a group that was not written; mu is held. After a
+// want of room the next update tries again. Who ran meanwhile saw what is not to be.
+func (s *Store) refused(g *group, err error) {
+	switch {
+	case !passing(err):
+		if s.failure == nil {
+			s.failure = err
 		}
-	}()
+	case g.lost == nil && s.next != nil:
+		s.next.lost, s.next = err, nil
+	}
+}
+
+// tip is the state in which the next function runs; mu is held.
+func (s *Store) tip() state {
+	switch {
+	case s.next != nil:
+		return s.next.after
+	case s.writing != nil:
+		return s.writing.after
+	}
+	return *s.published.Load()
+}
+
+// run applies fn to the group whole, or not at all; mu is held.
+func (s *Store) run(g *group, fn func(*Tx) error) (err error) {
+	defer catch(&err)
+	tx := &Tx{db: s.db, state: g.after, writable: true, now: time.Now(), changes: g.changes}
+	defer tx.end()
+	g.updates++
 	if err := fn(tx); err != nil {
 		return err
 	}
-	applied = true
-	g.applied++
-	g.leaves += tx.leaves
+	if tx.failed != nil {
+		return tx.failed
+	}
+	for _, c := range tx.changes[len(g.changes):] {
+		g.bytes += c.size()
+		g.leaves = g.leaves || c.op == opLeaf
+	}
+	g.changes, g.after = tx.changes, tx.state
 	return nil
 }
 
-// leave gives the lock to the next update that waits, or ends the transaction
-// where there is none. It returns when the transaction has ended, and how.
-func (s *Store) leave(g *group) error {
-	if s.waiting.Load() > 0 && g.size < maxGroup && g.spoiled == nil {
-		s.mu.Unlock()
-		<-g.done
+// wait returns when the group has ended, and how. Of its members, whoever has
+// the disk first writes it for all.
+func (s *Store) wait(g *group) error {
+	select {
+	case <-g.done:
 		return g.err
+	case s.disk <- struct{}{}:
 	}
-	defer s.mu.Unlock()
-	defer close(g.done)
-	s.group = nil
-	g.err = s.end(g)
-	return g.err
-}
-
-func (s *Store) end(g *group) (err error) {
-	defer catch(&err)
-	defer func() { _ = g.tx.Rollback() }() // where it is not committed, whatever happens: bbolt holds a lock until then
-	if g.spoiled != nil || g.applied == 0 {
-		return g.spoiled
+	defer func() { <-s.disk }()
+	select {
+	case <-g.done:
+		return g.err
+	default:
 	}
-	s.ops++
-	fault := NoFault
-	if s.faults != nil {
-		fault = s.faults(s.ops)
+	if s.crowd {
+		runtime.Gosched() // whom the last group released may want to come along
 	}
-	s.broken = true // unless this succeeds
-	if fault == FaultBefore {
-		return errInjected
+	s.mu.Lock()
+	s.crowd = g.updates > 1
+	err := errors.Join(s.broken(), g.lost)
+	if s.next == g {
+		s.next = nil
 	}
-	if err := g.tx.Commit(); err != nil {
-		return system(err)
+	if err == nil {
+		s.writing = g
 	}
-	if fault == FaultAfter {
-		return errInjected
+	close(g.sealed)
+	s.mu.Unlock()
+	if err == nil {
+		err = s.commit(g)
 	}
-	s.broken = false
-	if g.leaves > 0 {
+	s.mu.Lock()
+	s.writing = nil
+	if err == nil {
+		after := g.after
+		s.published.Store(&after)
+	} else {
+		s.refused(g, err)
+	}
+	if g.err = err; err != nil || g.bytes > 0 {
+		s.trouble = err
+	}
+	s.mu.Unlock()
+	if err == nil && g.leaves {
 		select {
 		case s.wake <- struct{}{}:
 		default: // the reader is told already
 		}
 	}
-	return nil
-}
-
-// write is what undoes one Put, Delete or Leaf.
-type write struct {
-	bucket   string
-	key      []byte
-	old      []byte // as bbolt keeps it: valid until the transaction ends
-	existed  bool
-	sequence bool // also give the bucket's last sequence number back
-}
-
-// overwriting notes what undoes a Put or Delete that is about to happen.
-func (tx *Tx) overwriting(b *bolt.Bucket, bucket string, key []byte) {
-	old := b.Get(key)
-	tx.writes = append(tx.writes, write{bucket: bucket, key: slices.Clone(key), old: old, existed: old != nil})
-}
-
-// undo takes the writes of a refused update out of the group, last one first.
-// Buckets it made stay, empty.
-func (g *group) undo(tx *Tx) {
-	defer catch(&g.spoiled)
-	for _, w := range slices.Backward(tx.writes) {
-		if err := w.undo(g.tx); err != nil {
-			g.spoiled = err
-			return
-		}
-	}
-}
-
-func (w write) undo(tx *bolt.Tx) error {
-	b := tx.Bucket([]byte(w.bucket))
-	if w.sequence {
-		if err := b.SetSequence(binary.BigEndian.Uint64(w.key) - 1); err != nil {
-			return err
-		}
-	}
-	if w.existed {
-		return b.Put(w.key, w.old)
-	}
-	return b.Delete(w.key)
+	close(g.done)
+	return err
 }

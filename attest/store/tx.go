@@ -2,77 +2,79 @@ package store
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
-	"fmt"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
 )
 
-// MaxLeaf is the largest trail leaf body, in bytes. Leaves are small; bulk goes
-// elsewhere and its digest into a leaf.
-const MaxLeaf = 32 << 10
+const (
+	maxKey   = bolt.MaxKeySize // of a key or a bucket's name, in bytes
+	maxValue = 1 << 30         // of a value, in bytes
+)
+
+var errReadOnlyTx = errors.New("a change in a read-only transaction")
 
 // Tx is one transaction, valid only during the function it was passed to.
 type Tx struct {
-	tx       *bolt.Tx
+	db       *bolt.DB
+	base     *bolt.Tx // the database below; in an update, begun when first asked for
+	state    state    // what lies over it
 	writable bool
-	leaves   int
-	writes   []write // to undo, should the function refuse
 	now      time.Time
+	changes  []*change // of the group, this update's at the end
+	failed   error     // base could not be begun
 }
 
 // Put sets a key, which must not be empty, making the bucket if need be.
 func (tx *Tx) Put(bucket string, key, value []byte) error {
-	b, err := tx.tx.CreateBucketIfNotExists([]byte(bucket))
-	if err != nil {
-		return fmt.Errorf("bucket %s: %w", bucket, err)
+	both := append(append(make([]byte, 0, len(key)+len(value)), key...), value...)
+	return tx.change(&change{op: opPut, bucket: bucket, key: both[:len(key):len(key)], value: both[len(key):]})
+}
+
+// Delete removes a key; one that is not there is no error.
+func (tx *Tx) Delete(bucket string, key []byte) error {
+	return tx.change(&change{op: opDelete, bucket: bucket, key: bytes.Clone(key)})
+}
+
+func (tx *Tx) change(c *change) error {
+	if !tx.writable {
+		return errReadOnlyTx
 	}
-	tx.overwriting(b, bucket, key)
-	if err := b.Put(key, value); err != nil {
-		return fmt.Errorf("put %s/%x: %w", bucket, key, err)
+	if err := c.check(); err != nil {
+		return err
 	}
+	tx.state.apply(c)
+	tx.changes = append(tx.changes, c)
 	return nil
 }
 
 // Get returns a copy of the value, or nil where there is none. An empty value
 // is not nil.
 func (tx *Tx) Get(bucket string, key []byte) []byte {
-	b := tx.tx.Bucket([]byte(bucket))
-	if b == nil {
-		return nil
+	var v []byte
+	if c := tx.state.find(bucket, key); c != nil {
+		v = c.value
+	} else if b := tx.bucket(bucket); b != nil {
+		v = b.Get(key)
 	}
-	v := b.Get(key)
 	if v == nil {
 		return nil
 	}
 	return append(make([]byte, 0, len(v)), v...)
 }
 
-// Delete removes a key; one that is not there is no error.
-func (tx *Tx) Delete(bucket string, key []byte) error {
-	b := tx.tx.Bucket([]byte(bucket))
-	if b == nil {
-		return nil
-	}
-	tx.overwriting(b, bucket, key)
-	if err := b.Delete(key); err != nil {
-		return fmt.Errorf("delete %s/%x: %w", bucket, key, err)
-	}
-	return nil
-}
-
 // Range calls fn for keys from `from` (nil: the first) upward until it returns
-// false. k and v are valid only during the call, and the bucket must not be
-// changed meanwhile.
+// false. It goes over the bucket as it was when Range was called. k and v are
+// valid only during the call, and are not fn's to change.
 func (tx *Tx) Range(bucket string, from []byte, fn func(k, v []byte) bool) {
-	b := tx.tx.Bucket([]byte(bucket))
-	if b == nil {
-		return
+	w := walk{order: 1, layers: []layer{tx.state.recent.up(bucket, from), tx.state.older.up(bucket, from)}}
+	if b := tx.bucket(bucket); b != nil {
+		c := b.Cursor()
+		k, v := c.Seek(from)
+		w.layers = append(w.layers, &baseWalk{cursor: c, k: k, v: v})
 	}
-	c := b.Cursor()
-	for k, v := c.Seek(from); k != nil; k, v = c.Next() {
+	for k, v := w.next(); k != nil; k, v = w.next() {
 		if !fn(k, v) {
 			return
 		}
@@ -81,99 +83,30 @@ func (tx *Tx) Range(bucket string, from []byte, fn func(k, v []byte) bool) {
 
 // Last returns copies of the greatest key and its value, or nil.
 func (tx *Tx) Last(bucket string) (k, v []byte) {
-	b := tx.tx.Bucket([]byte(bucket))
-	if b == nil {
-		return nil, nil
+	w := walk{order: -1, layers: []layer{tx.state.recent.last(bucket), tx.state.older.last(bucket)}}
+	if b := tx.bucket(bucket); b != nil {
+		c := b.Cursor()
+		k, v := c.Last()
+		w.layers = append(w.layers, &baseWalk{cursor: c, down: true, k: k, v: v})
 	}
-	k, v = b.Cursor().Last()
+	k, v = w.next()
 	return bytes.Clone(k), bytes.Clone(v)
 }
 
-// Leaf appends a trail leaf to the outbox in this transaction: the change and
-// its record commit together. kind is a short registered name, body is
-// deterministic CBOR of at most MaxLeaf bytes.
-func (tx *Tx) Leaf(kind string, body []byte) error {
-	if !tx.writable {
-		return errors.New("leaf in a read-only transaction")
+// bucket returns the database's part of a bucket, or nil.
+func (tx *Tx) bucket(name string) *bolt.Bucket {
+	if tx.base == nil && tx.failed == nil {
+		tx.base, tx.failed = tx.db.Begin(false)
 	}
-	if len(kind) == 0 || len(kind) > 255 || len(body) > MaxLeaf {
-		return fmt.Errorf("leaf %q of %d bytes: the kind takes 1 to 255 bytes, the body at most %d", kind, len(body), MaxLeaf)
-	}
-	b, err := tx.tx.CreateBucketIfNotExists([]byte(outboxBucket))
-	if err != nil {
-		return fmt.Errorf("outbox: %w", err)
-	}
-	seq, err := b.NextSequence()
-	if err != nil {
-		return fmt.Errorf("outbox: %w", err)
-	}
-	tx.writes = append(tx.writes, write{bucket: outboxBucket, key: sequenceKey(seq), sequence: true})
-	v := make([]byte, 0, 9+len(kind)+len(body))
-	v = binary.BigEndian.AppendUint64(v, uint64(tx.now.UnixMilli()))
-	v = append(v, byte(len(kind)))
-	v = append(v, kind...)
-	v = append(v, body...)
-	if err := b.Put(sequenceKey(seq), v); err != nil {
-		return fmt.Errorf("outbox: %w", err)
-	}
-	tx.leaves++
-	return nil
-}
-
-// Entry is one leaf waiting in the outbox.
-type Entry struct {
-	Seq  uint64    // from 1, without gaps
-	Kind string    // as given to Leaf
-	Body []byte    // as given to Leaf
-	At   time.Time // when its transaction ran, to the millisecond, by this node's clock
-}
-
-// Outbox returns up to max leaves with a sequence above after, in order.
-func (s *Store) Outbox(after uint64, max int) ([]Entry, error) {
-	var out []Entry
-	err := s.View(func(tx *Tx) error {
-		var bad error
-		tx.Range(outboxBucket, sequenceKey(after+1), func(k, v []byte) bool {
-			if len(k) != 8 || len(v) < 9 || len(v) < 9+int(v[8]) {
-				bad = fmt.Errorf("%w: outbox entry %x", ErrCorrupt, k)
-				return false
-			}
-			n := 9 + int(v[8])
-			out = append(out, Entry{
-				Seq:  binary.BigEndian.Uint64(k),
-				At:   time.UnixMilli(int64(binary.BigEndian.Uint64(v))).UTC(),
-				Kind: string(v[9:n]),
-				Body: bytes.Clone(v[n:]),
-			})
-			return len(out) < max
-		})
-		return bad
-	})
-	return out, err
-}
-
-// Pending returns how many leaves wait in the outbox.
-func (s *Store) Pending() (n int, err error) {
-	err = s.View(func(tx *Tx) error {
-		n = tx.tx.Bucket([]byte(outboxBucket)).Stats().KeyN
+	if tx.failed != nil {
 		return nil
-	})
-	return n, err
+	}
+	return tx.base.Bucket([]byte(name))
 }
 
-// Trim forgets leaves up to and including a sequence, once they are durable in
-// the trail.
-func (s *Store) Trim(upTo uint64) error {
-	return s.Update(func(tx *Tx) error { // past the record of undo: nothing here refuses
-		c := tx.tx.Bucket([]byte(outboxBucket)).Cursor()
-		for k, _ := c.First(); k != nil && binary.BigEndian.Uint64(k) <= upTo; k, _ = c.Next() {
-			if err := c.Delete(); err != nil {
-				return fmt.Errorf("outbox: %w", err)
-			}
-		}
-		return nil
-	})
+// end gives the database's pages back.
+func (tx *Tx) end() {
+	if tx.base != nil {
+		_ = tx.base.Rollback() // of a transaction that reads: there is nothing to fail
+	}
 }
-
-// Wake is signalled after a commit that added leaves. It has one reader.
-func (s *Store) Wake() <-chan struct{} { return s.wake }

@@ -5,10 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/durable"
 )
 
 // blob is a key wrapped by its TPM. In a file: TPM2B_PUBLIC, then TPM2B_PRIVATE,
@@ -78,22 +79,7 @@ func cut2B(b []byte) (value, rest []byte, ok bool) {
 
 // write puts the blob on disk so that a crash leaves all of it or nothing.
 func (b blob) write(path string) error {
-	return writeFile(path, append(tpm2.Marshal(b.public), tpm2.Marshal(b.private)...))
+	return durable.Replace(path, b.bytes(), 0o600)
 }
 
-// writeFile puts raw on disk, readable by its owner only, all of it or nothing.
-func writeFile(path string, raw []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(raw)
-	err = errors.Join(err, f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return nil
-}
+func (b blob) bytes() []byte { return append(tpm2.Marshal(b.public), tpm2.Marshal(b.private)...) }

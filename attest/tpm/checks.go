@@ -14,15 +14,19 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/attest/eventlog"
 )
 
-// check is one thing that must hold. Later checks rely on what earlier ones parsed
-// into the appraisal, and on their having passed.
-type check struct {
+// check is one thing that must hold of what is under judgement. Later checks rely on
+// what earlier ones parsed, and on their having passed.
+type check[A any] struct {
 	rule  string // stable: operators, tests and trails name it
-	holds func(a *appraisal) error
+	holds func(A) error
 }
 
+// These are all checks of all evidence: "bailiwick_tpm" (hello, proof), quotes that
+// stand alone, SPIRE's "tpm_devid" (payload, response). Each has a test that shows it
+// evidence which only it refuses (TestEveryCheck).
+
 // helloChecks judge the hello, when a session begins.
-var helloChecks = []check{
+var helloChecks = []check[*appraisal]{
 	{"hello-format", (*appraisal).parseHello}, // size, deterministic CBOR, public areas in their one spelling
 	{"ek-denied", (*appraisal).ekNotDenied},   // EK is not on the deny list
 	{"ek-attributes", (*appraisal).ekAttributes},
@@ -38,18 +42,16 @@ var helloChecks = []check{
 
 // proofChecks judge the proof, when a session finishes.
 var proofChecks = slices.Concat(
-	[]check{
+	[]check[*appraisal]{
 		{"session-expired", (*appraisal).inTime},
 		{"channel", (*appraisal).channel}, // exporter value long enough to bind a channel
 		{"csr-key", (*appraisal).csrKey},  // the CSR is for the node key
 		{"proof-format", (*appraisal).parseProof},
 	},
-	signedChecks("quote", tpm2.TPMSTAttestQuote, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Quote, &a.quote }),
-	residentChecks(signedChecks("node-key", tpm2.TPMSTAttestCertify, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Node, &a.node })),
+	quoteSigned, nodeSigned,
 	signedChecks("trail-key", tpm2.TPMSTAttestCertify, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Trail, &a.trail }),
-	signedChecks("starts", tpm2.TPMSTAttestNV, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Starts, &a.starts }),
-	signedChecks("epoch", tpm2.TPMSTAttestNV, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Epoch, &a.epoch }),
-	[]check{
+	startsSigned, epochSigned,
+	[]check[*appraisal]{
 		{"ak-hierarchy", (*appraisal).akHierarchy}, // AK is a primary of the endorsement hierarchy
 		{"one-boot", (*appraisal).oneBoot},         // nothing was reset between the signatures
 		{"quote-bank", (*appraisal).quoteBank},     // SHA-256, and nothing else
@@ -63,8 +65,80 @@ var proofChecks = slices.Concat(
 	bootChecks,
 )
 
+// quoteChecks judge Evidence. Those that an enrolment makes too have the same names.
+var quoteChecks = slices.Concat(
+	[]check[*appraisal]{
+		{"evidence-format", (*appraisal).parseEvidence}, // size, deterministic CBOR, node key in its one spelling
+		{"ak-key", (*appraisal).endorsedKey},            // the endorsed AK is one our template can give
+		{"node-key", (*appraisal).endorsedNodeKey},      // the node key in use is the endorsed one
+	},
+	quoteSigned, nodeSigned, startsSigned, epochSigned,
+	[]check[*appraisal]{
+		{"ak-hierarchy", (*appraisal).akHierarchy},
+		{"one-boot", (*appraisal).oneBoot},
+		{"quote-bank", (*appraisal).quoteBank},
+		{"quote-selection", (*appraisal).quoteSelection},
+		{"quote-digest", (*appraisal).quoteDigest},
+		{"node-key-name", ifResident((*appraisal).nodeName)},
+		{"counter-attributes", (*appraisal).counterAttributes},
+		{"quote-reset", (*appraisal).quoteReset}, // the TPM was not reset fewer times than is known of it
+		{"quote-clock", (*appraisal).quoteClock}, // within one boot its clock went on
+		{"counters", (*appraisal).countersGrow},  // its counters did not fall
+	},
+	bootChecks,
+)
+
+// devidChecks judge the opening message. SPIRE's own server makes those marked *.
+var devidChecks = []check[*devidAppraisal]{
+	{"devid-format", (*devidAppraisal).parse},     // * size, JSON, public areas in their one spelling
+	{"devid-chain", (*devidAppraisal).devidChain}, // * leads to the DevID roots
+	{"devid-key", (*devidAppraisal).devidKey},     // the certificate is of the DevID key
+	{"devid-attributes", (*devidAppraisal).devidAttributes},
+	{"ek-denied", common((*appraisal).ekNotDenied)},
+	{"ek-attributes", common((*appraisal).ekAttributes)},
+	{"ek-chain", common((*appraisal).ekChain)}, // *
+	{"ek-key", common((*appraisal).ekKey)},     // *
+	{"ak-attributes", (*devidAppraisal).devidAKAttributes},
+	{"devid-signature", (*devidAppraisal).certifySignature}, // * by the AK
+	{"devid-magic", (*devidAppraisal).certifyMagic},
+	{"devid-type", (*devidAppraisal).certifyType}, // *
+	{"devid-name", (*devidAppraisal).certifyName}, // * what is certified is the DevID key
+}
+
+// devidResponseChecks judge the response. Those of the binding hold if there is none.
+var devidResponseChecks = []check[*devidAppraisal]{
+	{"session-expired", common((*appraisal).inTime)},
+	{"devid-response-format", (*devidAppraisal).parseResponse}, // *
+	{"devid-nonce", (*devidAppraisal).nonceSignature},          // * signed by the DevID key
+	{"credential", (*devidAppraisal).devidActivated},           // * this TPM has this EK and this AK
+	{"channel", ifBound(common((*appraisal).channel))},
+	{"binding-attributes", ifBound((*devidAppraisal).bindingAttributes)},
+	{"binding-csr-key", ifBound(common((*appraisal).csrKey))},
+	{"binding-signature", ifBound((*devidAppraisal).bindingSignature)},
+	{"binding-magic", ifBound((*devidAppraisal).bindingMagic)},
+	{"binding-type", ifBound((*devidAppraisal).bindingType)},
+	{"binding-nonce", ifBound((*devidAppraisal).bindingNonce)},
+	{"binding-name", ifBound((*devidAppraisal).bindingName)},
+	{"feed-key", ifBound((*devidAppraisal).bindingFeed)},
+	{"quoter-attributes", ifQuoter((*devidAppraisal).quoterAttributes)}, // the AK of ours
+	{"quoter-signature", ifQuoter((*devidAppraisal).quoterSignature)},
+	{"quoter-magic", ifQuoter((*devidAppraisal).quoterMagic)},
+	{"quoter-type", ifQuoter((*devidAppraisal).quoterType)},
+	{"quoter-nonce", ifQuoter((*devidAppraisal).quoterNonce)},
+	{"quoter-name", ifQuoter((*devidAppraisal).quoterName)},
+	{"quoter-hierarchy", ifQuoter((*devidAppraisal).quoterHierarchy)}, // as ak-hierarchy
+}
+
+// What the AK signed, in more than one kind of evidence.
+var (
+	quoteSigned  = signedChecks("quote", tpm2.TPMSTAttestQuote, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Quote, &a.quote })
+	nodeSigned   = residentChecks(signedChecks("node-key", tpm2.TPMSTAttestCertify, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Node, &a.node }))
+	startsSigned = signedChecks("starts", tpm2.TPMSTAttestNV, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Starts, &a.starts })
+	epochSigned  = signedChecks("epoch", tpm2.TPMSTAttestNV, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Epoch, &a.epoch })
+)
+
 // bootChecks judge the boot log against quoted PCRs.
-var bootChecks = []check{
+var bootChecks = []check[*appraisal]{
 	{"boot-log-hash", (*appraisal).bootLogHash}, // the log is the one the evidence names
 	{"boot-log-format", (*appraisal).bootLogFormat},
 	{"boot-log-replay", (*appraisal).bootLogReplay}, // the log explains the PCRs
@@ -74,21 +148,34 @@ var bootChecks = []check{
 // sessionSpent is the one check that is not of evidence.
 const sessionSpent = "session-spent"
 
-// Rules lists the names of all checks, in the order in which they are made.
+// Rules lists the names of all checks of "bailiwick_tpm", in the order in which they
+// are made.
 func Rules() []string {
-	var rules []string
-	for _, c := range helloChecks {
-		rules = append(rules, c.rule)
-	}
-	rules = append(rules, sessionSpent)
-	for _, c := range proofChecks {
+	return slices.Concat(names(helloChecks), []string{sessionSpent}, names(proofChecks))
+}
+
+// QuoteRules lists the names of the checks of VerifyQuote, in their order.
+func QuoteRules() []string { return names(quoteChecks) }
+
+// DevIDRules lists the names of all checks of "tpm_devid", in their order.
+func DevIDRules() []string {
+	return slices.Concat(names(devidChecks), []string{sessionSpent}, names(devidResponseChecks))
+}
+
+func names[A any](checks []check[A]) (rules []string) {
+	for _, c := range checks {
 		rules = append(rules, c.rule)
 	}
 	return rules
 }
 
+// common makes a check of a DevID's evidence of one that both kinds have.
+func common(holds func(*appraisal) error) func(*devidAppraisal) error {
+	return func(d *devidAppraisal) error { return holds(&d.appraisal) }
+}
+
 // run makes checks until one does not hold.
-func run(checks []check, a *appraisal) error {
+func run[A any](checks []check[A], a A) error {
 	for _, c := range checks {
 		if err := c.holds(a); err != nil {
 			return refuse(c.rule, err)

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
 
 	"github.com/google/go-tpm/tpm2"
 
@@ -52,8 +53,8 @@ func (a *appraisal) parseProof() error {
 
 // signedChecks are what holds of each structure the AK signed: by the AK, made by
 // the TPM itself, of the kind expected, for this session.
-func signedChecks(name string, kind tpm2.TPMST, part func(*appraisal) (Signed, **tpm2.TPMSAttest)) []check {
-	return []check{
+func signedChecks(name string, kind tpm2.TPMST, part func(*appraisal) (Signed, **tpm2.TPMSAttest)) []check[*appraisal] {
+	return []check[*appraisal]{
 		{name + "-signature", func(a *appraisal) error {
 			s, _ := part(a)
 			digest := sha256.Sum256(s.Attest)
@@ -92,11 +93,9 @@ func signedChecks(name string, kind tpm2.TPMST, part func(*appraisal) (Signed, *
 	}
 }
 
+// all are the structures that were read: evidence need not have each.
 func (a *appraisal) all() []*tpm2.TPMSAttest {
-	if !a.resident() {
-		return []*tpm2.TPMSAttest{a.quote, a.trail, a.starts, a.epoch}
-	}
-	return []*tpm2.TPMSAttest{a.quote, a.node, a.trail, a.starts, a.epoch}
+	return slices.DeleteFunc([]*tpm2.TPMSAttest{a.quote, a.node, a.trail, a.starts, a.epoch}, func(s *tpm2.TPMSAttest) bool { return s == nil })
 }
 
 // akHierarchy: the qualified name of a primary is the hash of its hierarchy's name

@@ -190,6 +190,53 @@ func TestRuntimePCR(t *testing.T) {
 	if len(c.Boot.Unexplained) != 1 || c.Boot.Unexplained[0] != 10 {
 		t.Errorf("unexplained PCRs %v, want [10]", c.Boot.Unexplained)
 	}
+	if err := n.device.Extend(10, [32]byte{2}); err != nil { // what was read of it is old now
+		t.Fatal(err)
+	}
+	again, err := n.attest(t, n.verifier())
+	if err != nil || again.PCRs[10] == c.PCRs[10] {
+		t.Errorf("PCR 10 is %x, and was %x: %v", again.PCRs[10], c.PCRs[10], err)
+	}
+}
+
+// An index that is no counter of ours proves nothing: the node says so, and makes no proof.
+func TestForeignCounter(t *testing.T) {
+	for name, attributes := range map[string]tpm2.TPMANV{
+		"counts, and has other attributes": {OwnerWrite: true, AuthWrite: true, NT: tpm2.TPMNTCounter, OwnerRead: true, AuthRead: true},
+		"is no counter":                    {OwnerWrite: true, AuthWrite: true, OwnerRead: true, AuthRead: true, NoDA: true},
+	} {
+		n := newNode(t)
+		public := tpm2.TPMSNVPublic{NVIndex: 0x01b11c01, NameAlg: tpm2.TPMAlgSHA256, Attributes: attributes, DataSize: 8}
+		err := n.device.Exclusive(func(tr transport.TPM) error {
+			if _, err := (tpm2.NVDefineSpace{AuthHandle: tpm2.TPMRHOwner, PublicInfo: tpm2.New2B(public)}).Execute(tr); err != nil {
+				return err
+			}
+			if attributes.NT != tpm2.TPMNTCounter {
+				return nil
+			}
+			name, err := tpm2.NVName(&public)
+			if err != nil {
+				return err
+			}
+			index := tpm2.NamedHandle{Handle: public.NVIndex, Name: *name}
+			_, err = tpm2.NVIncrement{AuthHandle: tpm2.AuthHandle{Handle: index.Handle, Name: index.Name, Auth: tpm2.PasswordAuth(nil)}, NVIndex: index}.Execute(tr)
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		hello, err := n.keys.Hello(n.feed, n.bootLog)
+		if err != nil {
+			t.Fatal(err)
+		}
+		session, err := n.verifier().Begin(time.Now(), hello)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := n.keys.Prove(hello, session.Challenge(), n.exporter, n.spki(t), n.bootLog); !errors.Is(err, tpm.ErrCounter) {
+			t.Errorf("%s: %v, want %v", name, err, tpm.ErrCounter)
+		}
+	}
 }
 
 func TestCredentialForAnotherTPM(t *testing.T) {

@@ -30,6 +30,15 @@ type DevID struct {
 	ak *object // RSA, restricted, made on first use; guarded by the Device
 }
 
+// CanDevID returns ErrDevID where SPIRE's server would refuse this TPM, whatever the
+// DevID.
+func (k *Keys) CanDevID() error {
+	if k.ekPublic.Type != tpm2.TPMAlgRSA || len(k.ekCerts) == 0 {
+		return fmt.Errorf("%w: this TPM has no RSA EK with a certificate", ErrDevID)
+	}
+	return nil
+}
+
 // NewDevID makes a DevID key in the TPM of k. It is nowhere until its Files are
 // written.
 func (k *Keys) NewDevID() (*DevID, error) {
@@ -137,8 +146,8 @@ func (d *DevID) Begin(chain [][]byte) ([]byte, error) {
 	if len(chain) == 0 {
 		return nil, fmt.Errorf("%w: no certificate", ErrDevID)
 	}
-	if d.keys.ekPublic.Type != tpm2.TPMAlgRSA || len(d.keys.ekCerts) == 0 {
-		return nil, fmt.Errorf("%w: this TPM has no RSA EK with a certificate", ErrDevID)
+	if err := d.keys.CanDevID(); err != nil {
+		return nil, err
 	}
 	cert, err := x509.ParseCertificate(chain[0])
 	if err != nil {
@@ -187,7 +196,11 @@ func (d *DevID) Answer(challenge, exporter, csrSPKI, feedPub []byte) ([]byte, er
 		if err := d.makeAK(t); err != nil {
 			return err
 		}
-		if rsp.CredActivation, err = d.keys.activate(t, d.ak, ch.CredActivation.Credential, ch.CredActivation.Secret); err != nil {
+		err = d.ak.use(t, func(ak tpm2.NamedHandle) (err error) {
+			rsp.CredActivation, err = d.keys.activate(t, ak, ch.CredActivation.Credential, ch.CredActivation.Secret)
+			return err
+		})
+		if err != nil {
 			return err
 		}
 		if !slices.Equal(spki, csrSPKI) { // another key than the node key: nothing to bind
@@ -195,7 +208,11 @@ func (d *DevID) Answer(challenge, exporter, csrSPKI, feedPub []byte) ([]byte, er
 		}
 		q := bindingData(ch.DevID, exporter, csrSPKI, feedPub)
 		b := &devidBinding{SVIDPub: tpm2.Marshal(d.keys.node.object.public), FeedPub: feedPub}
-		b.Attest, b.Signature, err = certifyBy(t, d.ak, d.keys.node.object, q[:])
+		if b.Attest, b.Signature, err = certifyBy(t, d.ak, d.keys.node.object, q[:]); err != nil {
+			return err
+		}
+		b.Quoter = &devidQuoter{Public: tpm2.Marshal(d.keys.ak.public)}
+		b.Quoter.Attest, b.Quoter.Signature, err = certifyBy(t, d.ak, d.keys.ak, q[:])
 		rsp.BailiwickKeyBinding = b
 		return err
 	})

@@ -15,68 +15,6 @@ import (
 	"github.com/google/go-tpm/tpm2"
 )
 
-// devidCheck is one thing that must hold of "tpm_devid" evidence, like check.
-type devidCheck struct {
-	rule  string
-	holds func(*devidAppraisal) error
-}
-
-// devidChecks judge the opening message. SPIRE's own server makes those marked *.
-var devidChecks = []devidCheck{
-	{"devid-format", (*devidAppraisal).parse},     // * size, JSON, public areas in their one spelling
-	{"devid-chain", (*devidAppraisal).devidChain}, // * leads to the DevID roots
-	{"devid-key", (*devidAppraisal).devidKey},     // the certificate is of the DevID key
-	{"devid-attributes", (*devidAppraisal).devidAttributes},
-	{"ek-denied", func(d *devidAppraisal) error { return d.ekNotDenied() }},
-	{"ek-attributes", func(d *devidAppraisal) error { return d.ekAttributes() }},
-	{"ek-chain", func(d *devidAppraisal) error { return d.ekChain() }}, // *
-	{"ek-key", func(d *devidAppraisal) error { return d.ekKey() }},     // *
-	{"ak-attributes", (*devidAppraisal).devidAKAttributes},
-	{"devid-signature", (*devidAppraisal).certifySignature}, // * by the AK
-	{"devid-magic", (*devidAppraisal).certifyMagic},
-	{"devid-type", (*devidAppraisal).certifyType}, // *
-	{"devid-name", (*devidAppraisal).certifyName}, // * what is certified is the DevID key
-}
-
-// devidResponseChecks judge the response. Those of the binding hold if there is none.
-var devidResponseChecks = []devidCheck{
-	{"session-expired", func(d *devidAppraisal) error { return d.inTime() }},
-	{"devid-response-format", (*devidAppraisal).parseResponse}, // *
-	{"devid-nonce", (*devidAppraisal).nonceSignature},          // * signed by the DevID key
-	{"credential", (*devidAppraisal).devidActivated},           // * this TPM has this EK and this AK
-	{"channel", ifBound(func(d *devidAppraisal) error { return d.channel() })},
-	{"binding-attributes", ifBound((*devidAppraisal).bindingAttributes)},
-	{"binding-csr-key", ifBound(func(d *devidAppraisal) error { return d.csrKey() })},
-	{"binding-signature", ifBound((*devidAppraisal).bindingSignature)},
-	{"binding-magic", ifBound((*devidAppraisal).bindingMagic)},
-	{"binding-type", ifBound((*devidAppraisal).bindingType)},
-	{"binding-nonce", ifBound((*devidAppraisal).bindingNonce)},
-	{"binding-name", ifBound((*devidAppraisal).bindingName)},
-	{"feed-key", ifBound((*devidAppraisal).bindingFeed)},
-}
-
-// DevIDRules lists the names of all checks of "tpm_devid", in their order.
-func DevIDRules() []string {
-	var rules []string
-	for _, c := range devidChecks {
-		rules = append(rules, c.rule)
-	}
-	rules = append(rules, sessionSpent)
-	for _, c := range devidResponseChecks {
-		rules = append(rules, c.rule)
-	}
-	return rules
-}
-
-func runDevID(checks []devidCheck, d *devidAppraisal) error {
-	for _, c := range checks {
-		if err := c.holds(d); err != nil {
-			return refuse(c.rule, err)
-		}
-	}
-	return nil
-}
-
 func ifBound(holds func(*devidAppraisal) error) func(*devidAppraisal) error {
 	return func(d *devidAppraisal) error {
 		if d.response.BailiwickKeyBinding == nil {
@@ -101,6 +39,10 @@ type devidAppraisal struct {
 	nonce    []byte
 	response devidResponse
 	bound    *tpm2.TPMSAttest
+
+	quoterPub *tpm2.TPMTPublic
+	quoterKey *ecdsa.PublicKey // of the AK of bailiwick_tpm
+	quoter    *tpm2.TPMSAttest
 }
 
 func (d *devidAppraisal) parse() (err error) {
@@ -291,6 +233,8 @@ func (d *devidAppraisal) parseResponse() error {
 	}
 	if b := d.response.BailiwickKeyBinding; b != nil && (len(b.Attest) > maxAttest || len(b.Signature) > maxAttest || len(b.FeedPub) > maxAttest) {
 		return errors.New("key binding of unusual size")
+	} else if b != nil && b.Quoter != nil && (len(b.Quoter.Attest) > maxAttest || len(b.Quoter.Signature) > maxAttest) {
+		return errors.New("certification of the AK of unusual size")
 	}
 	return nil
 }

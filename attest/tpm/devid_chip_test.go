@@ -102,7 +102,7 @@ func TestDevID(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if c.EKHash != n.keys.EKHash() || !c.NodeKey.Equal(n.keys.Node().Public()) || c.FeedKey == nil || c.Subject != "n1" {
+		if c.EKHash != n.keys.EKHash() || !c.NodeKey.Equal(n.keys.Node().Public()) || c.FeedKey == nil || c.AK == nil || c.Subject != "n1" {
 			t.Errorf("%+v", c)
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/durable"
 )
 
 // The files of a DevID, as SPIRE's agent takes them in devid_cert_path,
@@ -18,18 +20,32 @@ const (
 	DevIDPrivateFile = "devid.priv.blob" // content of TPM2B_PRIVATE
 )
 
-// Write puts the DevID and its certificate chain (DER) into dir, which it makes if
-// need be, as three files of mode 0600; the certificate comes last, so a folder that
-// has one is whole. It replaces files that are there. Errors are ErrDevID, if the
-// chain is not of this key, and those of the file system.
+// Write is WriteDevID of this one.
 func (d *DevID) Write(dir string, chain [][]byte) error {
+	public, private := d.Files()
+	return WriteDevID(dir, public, private, chain)
+}
+
+// WriteDevID puts the files of a DevID and its certificate chain (DER) into dir, which
+// it makes if need be, as three files of mode 0600; the certificate comes last, so a
+// folder that has one is whole. It replaces files that are there. Errors are ErrDevID,
+// if the chain is not of this key, and those of the file system.
+func WriteDevID(dir string, public, private []byte, chain [][]byte) error {
+	area, err := parsePublic(public)
+	if err != nil {
+		return fmt.Errorf("%w: public part: %w", ErrDevID, err)
+	}
+	key, err := publicKey(area)
+	if err != nil {
+		return fmt.Errorf("%w: public part: %w", ErrDevID, err)
+	}
 	var certs bytes.Buffer
 	for i, der := range chain {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
 			return fmt.Errorf("%w: certificate %d: %w", ErrDevID, i, err)
 		}
-		if i == 0 && !sameKey(c.PublicKey, d.key.Public()) {
+		if i == 0 && !sameKey(c.PublicKey, key) {
 			return fmt.Errorf("%w: the certificate is of another key", ErrDevID)
 		}
 		pem.Encode(&certs, &pem.Block{Type: "CERTIFICATE", Bytes: der}) // writes to memory: cannot fail
@@ -40,7 +56,6 @@ func (d *DevID) Write(dir string, chain [][]byte) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	public, private := d.Files()
 	// Without its certificate the old DevID is not whole while the new one is written.
 	if err := os.Remove(filepath.Join(dir, DevIDCertFile)); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
@@ -49,7 +64,7 @@ func (d *DevID) Write(dir string, chain [][]byte) error {
 		name string
 		b    []byte
 	}{{DevIDPublicFile, public}, {DevIDPrivateFile, private}, {DevIDCertFile, certs.Bytes()}} {
-		if err := writeFile(filepath.Join(dir, f.name), f.b); err != nil {
+		if err := durable.Replace(filepath.Join(dir, f.name), f.b, 0o600); err != nil {
 			return err
 		}
 	}

@@ -39,6 +39,10 @@ type DevIDClaims struct {
 	// NodeKey is the CSR's key, FeedKey the one the node asks to be bound with it;
 	// both nil unless the node proved that the CSR's key lives in the same TPM.
 	NodeKey, FeedKey *ecdsa.PublicKey
+
+	// AK signs the node's quotes (VerifyQuote); nil unless the node proved that it lives
+	// in the same TPM too.
+	AK *ecdsa.PublicKey
 }
 
 // DevIDSession is one attestation in progress. It holds a secret.
@@ -55,7 +59,7 @@ func (v *DevIDVerifier) Begin(now time.Time, payload []byte) (*DevIDSession, err
 	ek.AllowEK = nil
 	s := &DevIDSession{state: devidAppraisal{appraisal: appraisal{verifier: &ek, began: now, now: now}, roots: v.DevIDRoots, bytes: payload}}
 	d := &s.state
-	if err := runDevID(devidChecks, d); err != nil {
+	if err := run(devidChecks, d); err != nil {
 		return nil, err
 	}
 	d.secret, d.nonce = make([]byte, secretSize), make([]byte, secretSize)
@@ -83,12 +87,12 @@ func (s *DevIDSession) Finish(now time.Time, response, exporter, csrSPKI []byte)
 	}
 	d := &s.state
 	d.now, d.bytes, d.exporter, d.csrSPKI = now, response, exporter, csrSPKI
-	if err := runDevID(devidResponseChecks, d); err != nil {
+	if err := run(devidResponseChecks, d); err != nil {
 		return DevIDClaims{}, err
 	}
 	c := DevIDClaims{
 		Fingerprint: fingerprint(d.devid), Subject: d.devid.Subject.CommonName, Issuer: d.devid.Issuer.CommonName,
-		EKHash: d.ekHash, EKMaker: d.ekName.maker, NodeKey: d.nodeKey, FeedKey: d.feedKey,
+		EKHash: d.ekHash, EKMaker: d.ekName.maker, NodeKey: d.nodeKey, FeedKey: d.feedKey, AK: d.quoterKey,
 	}
 	for _, above := range d.chain[1:] {
 		c.Above = append(c.Above, fingerprint(above))

@@ -57,6 +57,15 @@ type devidBinding struct {
 	FeedPub   []byte `json:",omitempty"` // PKIX, P-256
 	Attest    []byte
 	Signature []byte
+	Quoter    *devidQuoter `json:",omitempty"`
+}
+
+// devidQuoter is the AK of "bailiwick_tpm", certified by SPIRE's with the same
+// qualifying data: with it the node can be endorsed, and quote for its peers.
+type devidQuoter struct {
+	Public    []byte // TPMT_PUBLIC
+	Attest    []byte
+	Signature []byte
 }
 
 // decodeJSON reads a message of SPIRE's. Unlike our own formats, those are open:

@@ -50,18 +50,19 @@
 //
 // Between enrolments a node quotes PCRs 0 to 15 again and again, bound to whatever
 // both sides know (EpochQualifier: a beacon, the node, its feed). The Evidence names
-// the boot log by its hash only. Whoever holds the authority's endorsement of the AK
+// the boot log by its hash only, and has the AK's certification of the node key in use
+// and of both counters, so that policy sees what it saw at the enrolment. Whoever holds the authority's endorsement of the AK
 // verifies it without the issuer and without asking the node (VerifyQuote), and
 // remembers the claims: a TPM that shows fewer resets or an earlier clock than
 // before is showing old evidence. The TPM signs as qualifying data
 //
-//	SHA-256(lp("bailiwick_tpm/1 quote") lp(qualifying) lp(hash of the boot log))
+//	SHA-256(lp("bailiwick_tpm/1 quote") lp(qualifying) lp(hash of the boot log) lp(node key))
 //
 // # The checks
 //
-// Verifier, Session and VerifyQuote are pure over bytes. Every check is one line of
-// the tables in checks.go and quote.go, has a stable name, and cannot be switched off by policy; policy
-// judges the Claims. The zero Verifier refuses everything.
+// Verifier, Session and VerifyQuote are pure over bytes. Every check of every kind of
+// evidence is one line of the tables in checks.go, has a stable name, and cannot be
+// switched off by policy; policy judges the Claims. The zero Verifier refuses everything.
 //
 // That the AK is in the endorsement hierarchy is proven, not believed: what an AK
 // signs names it by its qualified name, the hash of the path down from the root of
@@ -74,9 +75,10 @@
 // in the files and under the parent that SPIRE's agent wants. With it the node
 // speaks SPIRE's own exchange "tpm_devid", which is JSON (devid_wire.go): to a
 // stock server, which judges what SPIRE judges, or to a DevIDVerifier, whose checks
-// are the table in devid_checks.go. SPIRE's exchange certifies the DevID key without
+// are in checks.go too. SPIRE's exchange certifies the DevID key without
 // a nonce and does not bind the key of the CSR; the binding beside it does both, for
-// those who look at it. A DevID's certificate is asked for with the AK's word that
+// those who look at it, and names the AK above, so that such a node quotes for its
+// peers like any other. A DevID's certificate is asked for with the AK's word that
 // the key lives in the same TPM (Request, VerifyDevIDRequest).
 //
 // # What it does not do

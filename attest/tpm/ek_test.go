@@ -83,14 +83,51 @@ func TestWithoutEKCertificate(t *testing.T) {
 	}
 }
 
-// A P-384 EK, as swtpm_setup and newer chips have, with padding after its
-// certificate and its issuer known to the verifier only.
-func TestP384EK(t *testing.T) {
+// TestEKKinds attests with each kind of EK that makers certify: the RSA one that the
+// factory here certifies, and those on curves, with padding after the certificate, as
+// some makers leave it, and an issuer that the verifier alone knows.
+func TestEKKinds(t *testing.T) {
 	n := newNode(t)
-	n.forgetCertificate(t)
-	var key crypto.PublicKey
+	for range 2 { // made, then loaded from its context
+		if c, err := n.attest(t, n.verifier()); err != nil || !c.EKChain {
+			t.Fatalf("RSA-2048: %v", err)
+		}
+	}
+	for name, kind := range map[string]struct {
+		index    tpm2.TPMHandle
+		template tpm2.TPMTPublic
+	}{"P-256": {0x01c0000a, tpm2.ECCEKTemplate}, "P-384": {0x01c00016, tpm.EKP384}} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			n.forgetCertificate(t)
+			root, certify := ekMaker(t)
+			n.storeCertificate(t, kind.index, append(certify(n.endorsementKey(t, kind.template)), make([]byte, 20)...))
+			n.open(t)
+			v := &tpm.Verifier{Roots: x509.NewCertPool()}
+			v.Roots.AddCert(root)
+			for range 2 {
+				c, err := n.attest(t, v)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if !c.EKChain || c.EKHash != n.keys.EKHash() {
+					t.Errorf("chain %v, EK %x", c.EKChain, c.EKHash)
+				}
+			}
+			other, _ := ekMaker(t)
+			v.Roots = x509.NewCertPool()
+			v.Roots.AddCert(other)
+			_, err := n.attest(t, v)
+			wantCheck(t, err, "ek-chain")
+		})
+	}
+}
+
+// endorsementKey is the TPM's EK of a template.
+func (n *node) endorsementKey(t *testing.T, template tpm2.TPMTPublic) (key crypto.PublicKey) {
+	t.Helper()
 	err := n.device.Exclusive(func(tr transport.TPM) error {
-		ek, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(tpm.EKP384)}.Execute(tr)
+		ek, err := tpm2.CreatePrimary{PrimaryHandle: tpm2.TPMRHEndorsement, InPublic: tpm2.New2B(template)}.Execute(tr)
 		if err != nil {
 			return err
 		}
@@ -104,38 +141,30 @@ func TestP384EK(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return key
+}
+
+// ekMaker is a maker's authority.
+func ekMaker(t *testing.T) (root *x509.Certificate, certify func(crypto.PublicKey) []byte) {
+	t.Helper()
 	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	root := &x509.Certificate{SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true}
-	rootDER, err := x509.CreateCertificate(rand.Reader, root, root, signer.Public(), signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if root, err = x509.ParseCertificate(rootDER); err != nil {
-		t.Fatal(err)
-	}
-	leaf := &x509.Certificate{
-		SerialNumber:       big.NewInt(2),
-		NotAfter:           time.Now().Add(time.Hour),
-		UnknownExtKeyUsage: []asn1.ObjectIdentifier{{2, 23, 133, 8, 1}},
-	}
-	cert, err := x509.CreateCertificate(rand.Reader, leaf, root, key, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	n.storeCertificate(t, 0x01c00016, append(cert, make([]byte, 20)...))
-	n.open(t)
-	v := &tpm.Verifier{Roots: x509.NewCertPool()}
-	v.Roots.AddCert(root)
-	for range 2 { // made, then loaded from its context
-		c, err := n.attest(t, v)
+	issue := func(tmpl, parent *x509.Certificate, key crypto.PublicKey) []byte {
+		t.Helper()
+		tmpl.NotAfter = time.Now().Add(time.Hour)
+		der, err := x509.CreateCertificate(rand.Reader, tmpl, parent, key, signer)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !c.EKChain {
-			t.Error("no chain")
-		}
+		return der
+	}
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), IsCA: true, BasicConstraintsValid: true}
+	if root, err = x509.ParseCertificate(issue(tmpl, tmpl, signer.Public())); err != nil {
+		t.Fatal(err)
+	}
+	return root, func(key crypto.PublicKey) []byte {
+		return issue(&x509.Certificate{SerialNumber: big.NewInt(2), UnknownExtKeyUsage: []asn1.ObjectIdentifier{{2, 23, 133, 8, 1}}}, root, key)
 	}
 }

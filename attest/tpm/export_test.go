@@ -3,6 +3,8 @@ package tpm
 import (
 	"time"
 
+	"github.com/google/go-tpm/tpm2"
+
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 )
 
@@ -21,3 +23,6 @@ func (v *Verifier) Resume(began time.Time, hello, challenge, secret []byte) (*Se
 
 // EKP384 is the template of the P-384 EK.
 var EKP384 = ekP384
+
+// ResidentTemplate is the template of resident keys.
+func ResidentTemplate() tpm2.TPMTPublic { return residentKey }

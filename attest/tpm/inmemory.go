@@ -53,9 +53,9 @@ func ifResident(holds func(*appraisal) error) func(*appraisal) error {
 	}
 }
 
-func residentChecks(checks []check) (out []check) {
+func residentChecks(checks []check[*appraisal]) (out []check[*appraisal]) {
 	for _, c := range checks {
-		out = append(out, check{c.rule, ifResident(c.holds)})
+		out = append(out, check[*appraisal]{c.rule, ifResident(c.holds)})
 	}
 	return out
 }

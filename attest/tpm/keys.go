@@ -19,8 +19,8 @@ import (
 
 var (
 	// ErrOtherTPM means the key files were made by another TPM, or by this one
-	// before it was cleared. Nobody can use them any more: move them away, and the
-	// node gets new keys and enrols again.
+	// before it was cleared. Nobody can use them any more: set them aside,
+	// and the node gets new keys and enrols again.
 	ErrOtherTPM = errors.New("key files do not belong to this TPM")
 
 	// ErrKeyFile means a key file is damaged.
@@ -29,6 +29,12 @@ var (
 	// ErrDigest means a signer was given something else than a SHA-256 digest; the
 	// keys sign nothing else.
 	ErrDigest = errors.New("TPM keys sign SHA-256 digests only")
+)
+
+// The files of the resident keys, wrapped by the TPM they live in.
+const (
+	NodeKeyFile  = "node.key"
+	TrailKeyFile = "trail.key"
 )
 
 // Keys are the keys of one node in its TPM. They may be used concurrently; uses
@@ -42,6 +48,7 @@ type Keys struct {
 	ekCerts     [][]byte
 	ak          *object
 	node, trail *signer
+	pcrs        map[int][32]byte // as they were read last; guarded by the device
 }
 
 // OpenKeys opens the node's keys: the AK and, from the files node.key and
@@ -55,10 +62,10 @@ func OpenKeys(d *Device, dir string) (*Keys, error) {
 	srk := &object{build: primary(tpm2.TPMRHOwner, tpm2.ECCSRKTemplate)}
 	k := &Keys{device: d, ak: &object{build: primary(tpm2.TPMRHEndorsement, attestationKey)}}
 	var err error
-	if k.node, err = openSigner(d, srk, filepath.Join(dir, "node.key")); err != nil {
+	if k.node, err = openSigner(d, srk, filepath.Join(dir, NodeKeyFile)); err != nil {
 		return nil, err
 	}
-	if k.trail, err = openSigner(d, srk, filepath.Join(dir, "trail.key")); err != nil {
+	if k.trail, err = openSigner(d, srk, filepath.Join(dir, TrailKeyFile)); err != nil {
 		return nil, err
 	}
 	err = d.Exclusive(func(t transport.TPM) error {
@@ -160,26 +167,23 @@ type signer struct {
 var _ crypto.Signer = (*signer)(nil)
 
 func openSigner(d *Device, srk *object, path string) (*signer, error) {
-	s := &signer{device: d}
 	b, err := readBlob(path)
 	fresh := errors.Is(err, os.ErrNotExist)
 	if err != nil && !fresh {
 		return nil, err
 	}
-	err = d.Exclusive(func(t transport.TPM) error {
-		if fresh {
-			if b, err = newBlob(t, srk); err != nil {
-				return err
-			}
+	if fresh {
+		err = d.Exclusive(func(t transport.TPM) error {
+			b, err = newBlob(t, srk)
+			return err
+		})
+		if err != nil {
+			return nil, fmt.Errorf("make key %s: %w", path, err)
 		}
-		s.object = &object{build: child(srk, b)}
-		return s.object.use(t, func(tpm2.NamedHandle) error { return nil })
-	})
-	if err != nil {
-		return nil, fmt.Errorf("open key %s: %w", path, err)
 	}
-	if s.public, err = p256(s.object.public); err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", ErrKeyFile, path, err)
+	s, err := d.openBlob(srk, b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
 	}
 	if fresh {
 		return s, b.write(path)

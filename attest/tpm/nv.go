@@ -87,18 +87,18 @@ func (d *Device) bump(index tpm2.TPMHandle) (n uint64, err error) {
 			return err
 		}
 		if !made { // a new counter was counted once already
-			if err := increment(t, index); err != nil {
+			if err := increment(t, counterPublic(index)); err != nil {
 				return err
 			}
 		}
-		n, err = readCounter(t, index)
+		n, err = count(t, index)
 		return err
 	})
 	return n, err
 }
 
 // makeCounter defines the counter and counts once, so that it has a value. made
-// is false if it was there.
+// is false if it was there. Afterwards its public area is counterPublic.
 func makeCounter(t transport.TPM, index tpm2.TPMHandle) (made bool, err error) {
 	want := counterPublic(index)
 	rsp, err := tpm2.NVReadPublic{NVIndex: index}.Execute(t)
@@ -115,7 +115,8 @@ func makeCounter(t transport.TPM, index tpm2.TPMHandle) (made bool, err error) {
 		if written {
 			return false, nil
 		}
-		return true, increment(t, index)
+		want.Attributes.Written = false
+		return true, increment(t, want)
 	}
 	if !errors.Is(err, tpm2.TPMRCHandle) {
 		return false, err
@@ -124,15 +125,16 @@ func makeCounter(t transport.TPM, index tpm2.TPMHandle) (made bool, err error) {
 	if _, err := (tpm2.NVDefineSpace{AuthHandle: tpm2.TPMRHOwner, PublicInfo: tpm2.New2B(want)}).Execute(t); err != nil {
 		return false, fmt.Errorf("define counter 0x%08x: %w", uint32(index), err)
 	}
-	return true, increment(t, index)
+	return true, increment(t, want)
 }
 
-func increment(t transport.TPM, index tpm2.TPMHandle) error {
-	rsp, err := tpm2.NVReadPublic{NVIndex: index}.Execute(t)
+// increment counts once. The public area is the counter's before that.
+func increment(t transport.TPM, public tpm2.TPMSNVPublic) error {
+	name, err := tpm2.NVName(&public)
 	if err != nil {
 		return err
 	}
-	handle := tpm2.NamedHandle{Handle: index, Name: rsp.NVName}
+	handle := tpm2.NamedHandle{Handle: public.NVIndex, Name: *name}
 	_, err = tpm2.NVIncrement{AuthHandle: withoutPassword(handle), NVIndex: handle}.Execute(t)
 	return err
 }
@@ -141,14 +143,25 @@ func readCounter(t transport.TPM, index tpm2.TPMHandle) (uint64, error) {
 	if _, err := makeCounter(t, index); err != nil {
 		return 0, err
 	}
-	value, err := readNV(t, index)
+	return count(t, index)
+}
+
+// count reads a counter whose public area is counterPublic: there is no need to ask how
+// it is called and how long it is.
+func count(t transport.TPM, index tpm2.TPMHandle) (uint64, error) {
+	name, err := counterName(index)
 	if err != nil {
 		return 0, err
 	}
-	if len(value) != counterSize {
-		return 0, fmt.Errorf("%w: 0x%08x has %d bytes", ErrCounter, uint32(index), len(value))
+	handle := tpm2.NamedHandle{Handle: index, Name: name}
+	rsp, err := tpm2.NVRead{AuthHandle: withoutPassword(handle), NVIndex: handle, Size: counterSize}.Execute(t)
+	if err != nil {
+		return 0, fmt.Errorf("read counter 0x%08x: %w", uint32(index), err)
 	}
-	return binary.BigEndian.Uint64(value), nil
+	if len(rsp.Data.Buffer) != counterSize {
+		return 0, fmt.Errorf("%w: 0x%08x has %d bytes", ErrCounter, uint32(index), len(rsp.Data.Buffer))
+	}
+	return binary.BigEndian.Uint64(rsp.Data.Buffer), nil
 }
 
 // withoutPassword authorizes the use of a handle whose password is empty.

@@ -77,16 +77,16 @@ func (k *Keys) prove(node *ecdsa.PublicKey, resident *signer, hello, challenge, 
 		return nil, fmt.Errorf("%w: the CSR is not for this node's key", ErrChallenge)
 	}
 	q := qualify(hello, challenge, exporter, csrSPKI)
-	if _, err := k.device.Counters(); err != nil { // makes them on first use
-		return nil, err
-	}
 	proof := Proof{BootLog: bootLog}
 	var secret []byte
-	err = k.device.Exclusive(func(t transport.TPM) (err error) {
-		if secret, err = k.activate(t, k.ak, ch.Credential, ch.Secret); err != nil {
-			return err
-		}
-		return k.ak.use(t, func(ak tpm2.NamedHandle) error { return k.sign(t, ak, resident, ch, q, &proof) })
+	certify := map[*signer]*Signed{resident: &proof.Node, k.trail: &proof.Trail}
+	err = k.device.Exclusive(func(t transport.TPM) error {
+		return k.ak.use(t, func(ak tpm2.NamedHandle) (err error) {
+			if secret, err = k.activate(t, ak, ch.Credential, ch.Secret); err != nil {
+				return err
+			}
+			return k.sign(t, ak, certify, ch, q, &proof)
+		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("prove: %w", err)
@@ -119,30 +119,31 @@ func (ch Challenge) check() error {
 var refusedCredential = []tpm2.TPMRC{tpm2.TPMRCIntegrity, tpm2.TPMRCValue, tpm2.TPMRCSize, tpm2.TPMRCECCPoint, tpm2.TPMRCFailure}
 
 // activate opens a credential that was made for key. What comes back crosses the
-// bus to the CPU encrypted under a session salted with the EK.
-func (k *Keys) activate(t transport.TPM, key *object, credential, hidden []byte) (secret []byte, err error) {
+// bus to the CPU encrypted under a session salted with the EK, which also is the one
+// that authorizes the EK's use where that takes a policy.
+func (k *Keys) activate(t transport.TPM, key tpm2.NamedHandle, credential, hidden []byte) (secret []byte, err error) {
 	err = k.ek.use(t, func(ek tpm2.NamedHandle) error {
-		return key.use(t, func(ak tpm2.NamedHandle) error {
-			auth := tpm2.PasswordAuth(nil)
-			if k.ekKind.policy {
-				auth = tpm2.Policy(tpm2.TPMAlgSHA256, sha256.Size, byEndorsement)
-			}
-			rsp, err := tpm2.ActivateCredential{
-				ActivateHandle: withoutPassword(ak),
-				KeyHandle:      tpm2.AuthHandle{Handle: ek.Handle, Name: ek.Name, Auth: auth},
-				CredentialBlob: tpm2.TPM2BIDObject{Buffer: credential},
-				Secret:         tpm2.TPM2BEncryptedSecret{Buffer: hidden},
-			}.Execute(t, tpm2.HMAC(tpm2.TPMAlgSHA256, sha256.Size,
-				tpm2.Salted(ek.Handle, *k.ekPublic), tpm2.AESEncryption(128, tpm2.EncryptOut)))
-			if slices.ContainsFunc(refusedCredential, func(rc tpm2.TPMRC) bool { return errors.Is(err, rc) }) {
-				return fmt.Errorf("%w: %w", ErrActivation, err)
-			}
-			if err != nil {
-				return fmt.Errorf("activate credential: %w", err)
-			}
-			secret = rsp.CertInfo.Buffer
-			return nil
-		})
+		covered := []tpm2.AuthOption{tpm2.Salted(ek.Handle, *k.ekPublic), tpm2.AESEncryption(128, tpm2.EncryptOut)}
+		auth, more := tpm2.PasswordAuth(nil), []tpm2.Session{}
+		if k.ekKind.policy {
+			auth = tpm2.Policy(tpm2.TPMAlgSHA256, sha256.Size, byEndorsement, covered...)
+		} else {
+			more = append(more, tpm2.HMAC(tpm2.TPMAlgSHA256, sha256.Size, covered...))
+		}
+		rsp, err := tpm2.ActivateCredential{
+			ActivateHandle: withoutPassword(key),
+			KeyHandle:      tpm2.AuthHandle{Handle: ek.Handle, Name: ek.Name, Auth: auth},
+			CredentialBlob: tpm2.TPM2BIDObject{Buffer: credential},
+			Secret:         tpm2.TPM2BEncryptedSecret{Buffer: hidden},
+		}.Execute(t, more...)
+		if slices.ContainsFunc(refusedCredential, func(rc tpm2.TPMRC) bool { return errors.Is(err, rc) }) {
+			return fmt.Errorf("%w: %w", ErrActivation, err)
+		}
+		if err != nil {
+			return fmt.Errorf("activate credential: %w", err)
+		}
+		secret = rsp.CertInfo.Buffer
+		return nil
 	})
 	return secret, err
 }
@@ -154,13 +155,14 @@ func byEndorsement(t transport.TPM, session tpm2.TPMISHPolicy, nonce tpm2.TPM2BN
 	return err
 }
 
-// sign collects the signatures of the AK: five, or four without a resident node key.
-func (k *Keys) sign(t transport.TPM, ak tpm2.NamedHandle, resident *signer, ch Challenge, q [32]byte, proof *Proof) (err error) {
+// sign collects the signatures of the AK: of the PCRs, of keys (nil is none) and of the
+// counters.
+func (k *Keys) sign(t transport.TPM, ak tpm2.NamedHandle, keys map[*signer]*Signed, ch Challenge, q [32]byte, proof *Proof) (err error) {
 	data := tpm2.TPM2BData{Buffer: q[:]}
-	if err := quotePCRs(t, ak, ch.PCRs, data, proof); err != nil {
+	if err := k.quotePCRs(t, ak, ch.PCRs, data, proof); err != nil {
 		return err
 	}
-	for key, out := range map[*signer]*Signed{resident: &proof.Node, k.trail: &proof.Trail} {
+	for key, out := range keys {
 		if key == nil {
 			continue
 		}
@@ -177,31 +179,58 @@ func (k *Keys) sign(t transport.TPM, ak tpm2.NamedHandle, resident *signer, ch C
 		}
 	}
 	for index, out := range map[tpm2.TPMHandle]*Signed{startsIndex: &proof.Starts, epochIndex: &proof.Epoch} {
-		name, err := counterName(index)
-		if err != nil {
-			return err
-		}
-		counter := tpm2.NamedHandle{Handle: index, Name: name}
-		rsp, err := tpm2.NVCertify{
-			SignHandle:     withoutPassword(ak),
-			AuthHandle:     withoutPassword(counter),
-			NVIndex:        counter,
-			QualifyingData: data,
-			Size:           counterSize,
-		}.Execute(t)
-		if err != nil {
-			return fmt.Errorf("certify counter: %w", err)
-		}
-		if *out, err = signed(rsp.CertifyInfo.Bytes(), &rsp.Signature); err != nil {
+		if *out, err = certifyCounter(t, ak, index, data); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// quotePCRs quotes, and reads the values the quote is of. The running system may
-// extend a PCR between the two; then they are done again.
-func quotePCRs(t transport.TPM, ak tpm2.NamedHandle, pcrs []uint8, data tpm2.TPM2BData, proof *Proof) error {
+// certifyCounter has the AK sign the value of a counter, which it makes on first use.
+func certifyCounter(t transport.TPM, ak tpm2.NamedHandle, index tpm2.TPMHandle, data tpm2.TPM2BData) (Signed, error) {
+	name, err := counterName(index)
+	if err != nil {
+		return Signed{}, err
+	}
+	counter := tpm2.NamedHandle{Handle: index, Name: name}
+	command := tpm2.NVCertify{
+		SignHandle:     withoutPassword(ak),
+		AuthHandle:     withoutPassword(counter),
+		NVIndex:        counter,
+		QualifyingData: data,
+		Size:           counterSize,
+	}
+	rsp, err := command.Execute(t)
+	if err != nil {
+		made, wrong := makeCounter(t, index) // says so where the index is something else
+		if wrong != nil {
+			return Signed{}, wrong
+		}
+		if made {
+			rsp, err = command.Execute(t)
+		}
+	}
+	if err != nil {
+		return Signed{}, fmt.Errorf("certify counter: %w", err)
+	}
+	attest, err := rsp.CertifyInfo.Contents()
+	if err != nil {
+		return Signed{}, err
+	}
+	info, err := attest.Attested.NV()
+	if err != nil {
+		return Signed{}, err
+	}
+	if !slices.Equal(info.IndexName.Buffer, name.Buffer) { // a verifier would refuse it
+		return Signed{}, fmt.Errorf("%w: 0x%08x", ErrCounter, uint32(index))
+	}
+	return signed(rsp.CertifyInfo.Bytes(), &rsp.Signature)
+}
+
+// quotePCRs quotes, and adds the values the quote is of: those that were read last,
+// where its digest says that they still are, or else what is read now. The running
+// system may extend a PCR between the two; then they are done again.
+func (k *Keys) quotePCRs(t transport.TPM, ak tpm2.NamedHandle, pcrs []uint8, data tpm2.TPM2BData, proof *Proof) error {
 	const tries = 5
 	for range tries {
 		quote, err := tpm2.Quote{SignHandle: ak, QualifyingData: data, PCRSelect: selection(pcrs)}.Execute(t)
@@ -211,15 +240,6 @@ func quotePCRs(t transport.TPM, ak tpm2.NamedHandle, pcrs []uint8, data tpm2.TPM
 		if proof.Quote, err = signed(quote.Quoted.Bytes(), &quote.Signature); err != nil {
 			return err
 		}
-		values, err := readPCRs(t, pcrs)
-		if err != nil {
-			return err
-		}
-		proof.PCRs = nil
-		for _, p := range pcrs {
-			value := values[int(p)]
-			proof.PCRs = append(proof.PCRs, value[:]...)
-		}
 		attest, err := quote.Quoted.Contents()
 		if err != nil {
 			return err
@@ -228,7 +248,22 @@ func quotePCRs(t transport.TPM, ak tpm2.NamedHandle, pcrs []uint8, data tpm2.TPM
 		if err != nil {
 			return err
 		}
-		if digest := sha256.Sum256(proof.PCRs); slices.Equal(info.PCRDigest.Buffer, digest[:]) {
+		quoted := func() bool {
+			proof.PCRs = nil
+			for _, p := range pcrs {
+				value := k.pcrs[int(p)]
+				proof.PCRs = append(proof.PCRs, value[:]...)
+			}
+			digest := sha256.Sum256(proof.PCRs)
+			return slices.Equal(info.PCRDigest.Buffer, digest[:])
+		}
+		if quoted() {
+			return nil
+		}
+		if k.pcrs, err = readPCRs(t, pcrs); err != nil {
+			return err
+		}
+		if quoted() {
 			return nil
 		}
 	}

@@ -1,12 +1,11 @@
 package tpm
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
-	"slices"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -31,6 +30,10 @@ type Evidence struct {
 	Quote   Signed   `cbor:"1,keyasint"`
 	PCRs    []byte   `cbor:"2,keyasint"` // SHA-256 values of PCRs 0 to 15, in order
 	BootLog [32]byte `cbor:"3,keyasint"` // SHA-256 of the log that leads to them
+	Starts  Signed   `cbor:"4,keyasint"` // certifies the counter of starts
+	Epoch   Signed   `cbor:"5,keyasint"` // certifies the counter of epochs
+	NodeKey []byte   `cbor:"6,keyasint"` // the node key in use, PKIX, P-256
+	Node    Signed   `cbor:"7,keyasint"` // certifies it where it is resident; else empty
 }
 
 // EpochQualifier is what a node's regular quotes are bound to: the newest beacon
@@ -43,31 +46,48 @@ func EpochQualifier(beacon [32]byte, id string, head [32]byte) [32]byte {
 }
 
 // quoteData is what the TPM signs with a quote that stands alone.
-func quoteData(qualifying, bootLog [32]byte) [32]byte {
-	return sha256.Sum256(lengthPrefixed([]byte(quoteTag), qualifying[:], bootLog[:]))
+func quoteData(qualifying, bootLog [32]byte, nodeKey []byte) [32]byte {
+	return sha256.Sum256(lengthPrefixed([]byte(quoteTag), qualifying[:], bootLog[:], nodeKey))
 }
 
-// Quote makes Evidence of PCRs 0 to 15, bound to qualifying; bootLog is the hash
-// of this boot's log. The result is at most MaxEvidence bytes. Errors are those of
-// the device.
+// Quote makes Evidence of PCRs 0 to 15, the counters and the resident node key, bound
+// to qualifying; bootLog is the hash of this boot's log. The result is at most
+// MaxEvidence bytes. Errors are those of the device.
 func (k *Keys) Quote(qualifying, bootLog [32]byte) ([]byte, error) {
-	q := quoteData(qualifying, bootLog)
+	pkix, err := x509.MarshalPKIXPublicKey(k.node.public)
+	if err != nil {
+		return nil, err
+	}
+	return k.evidence(pkix, k.node, qualifying, bootLog)
+}
+
+// Quote makes Evidence that names the node key in memory.
+func (m *InMemory) Quote(qualifying, bootLog [32]byte) ([]byte, error) {
+	return m.keys.evidence(m.pkix, nil, qualifying, bootLog)
+}
+
+// evidence quotes beside a node key; resident is nil where that is not in the TPM.
+func (k *Keys) evidence(node []byte, resident *signer, qualifying, bootLog [32]byte) ([]byte, error) {
+	q := quoteData(qualifying, bootLog, node)
 	var made Proof
 	err := k.device.Exclusive(func(t transport.TPM) error {
 		return k.ak.use(t, func(ak tpm2.NamedHandle) error {
-			return quotePCRs(t, ak, quotedPCRs, tpm2.TPM2BData{Buffer: q[:]}, &made)
+			return k.sign(t, ak, map[*signer]*Signed{resident: &made.Node}, Challenge{PCRs: quotedPCRs}, q, &made)
 		})
 	})
 	if err != nil {
 		return nil, fmt.Errorf("quote: %w", err)
 	}
-	return statement.Marshal(Evidence{Quote: made.Quote, PCRs: made.PCRs, BootLog: bootLog})
+	return statement.Marshal(Evidence{
+		Quote: made.Quote, PCRs: made.PCRs, BootLog: bootLog, Starts: made.Starts, Epoch: made.Epoch, NodeKey: node, Node: made.Node,
+	})
 }
 
 // Expected is what a verifier of Evidence knows beforehand. The zero value refuses
 // everything.
 type Expected struct {
 	AK         *ecdsa.PublicKey // as an authority endorsed it for the node
+	NodeKey    [32]byte         // likewise: SHA-256 of the PKIX node key
 	Qualifying [32]byte
 	BootLog    []byte       // the log the evidence names, as it came
 	Resets     uint32       // the TPM's reset count when the AK was endorsed: fewer are older evidence
@@ -76,41 +96,16 @@ type Expected struct {
 
 // QuoteClaims is what Evidence that passed every check proves.
 type QuoteClaims struct {
-	PCRs map[int][32]byte // SHA-256 bank
-	Boot eventlog.Facts
+	PCRs     map[int][32]byte // SHA-256 bank
+	Boot     eventlog.Facts
+	NodeKey  *ecdsa.PublicKey // the node key in use
+	Resident bool             // it is in the TPM and cannot leave it
+	Counters Counters
 
 	ResetCount, RestartCount uint32
 	Firmware                 uint64 // firmwareVersion as the TPM reports it
 	Clock                    time.Duration
 	ClockSafe                bool // the TPM vouches that Clock did not go back
-}
-
-// quoteChecks judge Evidence. Those that an enrolment makes too have the same names.
-var quoteChecks = slices.Concat(
-	[]check{
-		{"evidence-format", (*appraisal).parseEvidence}, // size, deterministic CBOR
-		{"ak-key", (*appraisal).endorsedKey},            // the endorsed AK is one our template can give
-	},
-	signedChecks("quote", tpm2.TPMSTAttestQuote, func(a *appraisal) (Signed, **tpm2.TPMSAttest) { return a.proof.Quote, &a.quote }),
-	[]check{
-		{"ak-hierarchy", (*appraisal).quoteHierarchy},
-		{"quote-bank", (*appraisal).quoteBank},
-		{"quote-selection", (*appraisal).quoteSelection},
-		{"quote-digest", (*appraisal).quoteDigest},
-		{"quote-reset", (*appraisal).quoteReset}, // the TPM was not reset fewer times than is known of it
-		{"quote-clock", (*appraisal).quoteClock}, // within one boot its clock went on
-	},
-	bootChecks,
-)
-
-// QuoteRules lists the names of the checks of VerifyQuote, in the order in which
-// they are made.
-func QuoteRules() []string {
-	var rules []string
-	for _, c := range quoteChecks {
-		rules = append(rules, c.rule)
-	}
-	return rules
 }
 
 // VerifyQuote judges Evidence. It is pure, and takes about a tenth of a millisecond
@@ -126,6 +121,9 @@ func VerifyQuote(evidence []byte, want Expected) (QuoteClaims, error) {
 	return QuoteClaims{
 		PCRs:         a.pcrs,
 		Boot:         a.facts,
+		NodeKey:      a.nodeKey,
+		Resident:     a.resident(),
+		Counters:     a.counters,
 		ResetCount:   info.ResetCount,
 		RestartCount: info.RestartCount,
 		Firmware:     a.quote.FirmwareVersion,
@@ -145,22 +143,31 @@ func BootLogOf(evidence []byte) ([32]byte, error) {
 }
 
 // parseEvidence puts the parts where the checks of an enrolment look for them.
-func (a *appraisal) parseEvidence() error {
+func (a *appraisal) parseEvidence() (err error) {
 	var e Evidence
 	if err := decode(a.evidence, MaxEvidence, &e); err != nil {
 		return err
 	}
-	if len(e.Quote.Attest) > maxAttest || len(e.Quote.Signature) != 2*coordinate {
-		return fmt.Errorf("signed structure of %d bytes with a signature of %d", len(e.Quote.Attest), len(e.Quote.Signature))
+	parts := []Signed{e.Quote, e.Starts, e.Epoch}
+	if len(e.Node.Attest)+len(e.Node.Signature) > 0 {
+		parts = append(parts, e.Node)
+	} else {
+		a.hello.NodeKey = e.NodeKey
+	}
+	for _, s := range parts {
+		if len(s.Attest) > maxAttest || len(s.Signature) != 2*coordinate {
+			return fmt.Errorf("signed structure of %d bytes with a signature of %d", len(s.Attest), len(s.Signature))
+		}
 	}
 	if want := len(quotedPCRs) * sha256.Size; len(e.PCRs) != want {
 		return fmt.Errorf("PCR values of %d bytes, want %d", len(e.PCRs), want)
 	}
 	a.challenge.PCRs = quotedPCRs
 	a.hello.BootLogHash = e.BootLog
-	a.proof = Proof{Quote: e.Quote, PCRs: e.PCRs, BootLog: a.want.BootLog}
-	a.q = quoteData(a.want.Qualifying, e.BootLog)
-	return nil
+	a.proof = Proof{Quote: e.Quote, Node: e.Node, Starts: e.Starts, Epoch: e.Epoch, PCRs: e.PCRs, BootLog: a.want.BootLog}
+	a.q = quoteData(a.want.Qualifying, e.BootLog, e.NodeKey)
+	a.nodeKey, err = inMemoryKey(e.NodeKey)
+	return err
 }
 
 // endorsedKey rebuilds the public area of the AK. Its name covers the attributes,
@@ -170,21 +177,42 @@ func (a *appraisal) endorsedKey() error {
 	if a.want.AK == nil {
 		return errors.New("no AK is endorsed")
 	}
-	public := attestationKey
-	if err := setKey(&public, a.want.AK); err != nil {
-		return err
-	}
-	name, err := tpm2.ObjectName(&public)
+	var err error
+	a.akKey = a.want.AK
+	a.akName, err = nameOfKey(attestationKey, a.want.AK)
+	return err
+}
+
+// endorsedNodeKey: the node key in use is that of the enrolment. Where it is resident,
+// its name says so, as that of the AK does.
+func (a *appraisal) endorsedNodeKey() error {
+	pkix, err := x509.MarshalPKIXPublicKey(a.nodeKey)
 	if err != nil {
 		return err
 	}
-	a.akKey, a.akName = a.want.AK, name.Buffer
-	return nil
+	if sum := sha256.Sum256(pkix); sum != a.want.NodeKey {
+		return fmt.Errorf("the node key in use is %x, endorsed is %x", sum, a.want.NodeKey)
+	}
+	a.nodeKeyName, err = nameOfKey(residentKey, a.nodeKey)
+	return err
 }
 
-func (a *appraisal) quoteHierarchy() error {
-	if !bytes.Equal(a.quote.QualifiedSigner.Buffer, qualifiedName(a.akName)) {
-		return errors.New("AK is not a primary key of the endorsement hierarchy")
+// nameOfKey is the name of a key that a template can give.
+func nameOfKey(template tpm2.TPMTPublic, key *ecdsa.PublicKey) ([]byte, error) {
+	if err := setKey(&template, key); err != nil {
+		return nil, err
+	}
+	name, err := tpm2.ObjectName(&template)
+	if err != nil {
+		return nil, err
+	}
+	return name.Buffer, nil
+}
+
+// countersGrow: both counters only grow, whatever happens to the TPM short of a clear.
+func (a *appraisal) countersGrow() error {
+	if before := a.want.Previous; before != nil && (a.counters.Starts < before.Counters.Starts || a.counters.Epoch < before.Counters.Epoch) {
+		return fmt.Errorf("the counters say %+v, and said %+v before", a.counters, before.Counters)
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ func TestQuotesOfAChip(t *testing.T) {
 		t.Fatal(err)
 	}
 	log := sha256.Sum256(n.bootLog)
-	want := tpm.Expected{AK: claims.AKPub, BootLog: n.bootLog, Resets: claims.ResetCount}
+	want := tpm.Expected{AK: claims.AKPub, NodeKey: sha256.Sum256(n.spki(t)), BootLog: n.bootLog, Resets: claims.ResetCount}
 	quote := func(nonce byte) []byte {
 		t.Helper()
 		want.Qualifying = tpm.EpochQualifier([32]byte{nonce}, "spiffe://east.dev.example/node/n", [32]byte{2})
@@ -41,6 +41,10 @@ func TestQuotesOfAChip(t *testing.T) {
 	got, err := tpm.VerifyQuote(first, want)
 	if err != nil {
 		t.Fatal(err)
+	}
+	t.Logf("evidence of %d bytes", len(first))
+	if !got.Resident || !got.NodeKey.Equal(n.keys.Node().Public()) || got.Counters != claims.Counters {
+		t.Errorf("resident %v, counters %+v, want %+v", got.Resident, got.Counters, claims.Counters)
 	}
 	if len(first) > tpm.MaxEvidence || got.ResetCount != claims.ResetCount || !slices.Equal(got.Boot.CommandLines, claims.Boot.CommandLines) {
 		t.Errorf("%d bytes, claims %+v", len(first), got)
@@ -56,10 +60,17 @@ func TestQuotesOfAChip(t *testing.T) {
 	_, err = tpm.VerifyQuote(first, want)
 	wantCheck(t, err, "quote-nonce")
 
+	if _, err := n.device.BumpEpoch(); err != nil {
+		t.Fatal(err)
+	}
+	if grown, err := tpm.VerifyQuote(quote(3), want); err != nil || grown.Counters.Epoch != got.Counters.Epoch+1 {
+		t.Errorf("after a new epoch: %+v, %v", grown.Counters, err)
+	}
+
 	if err := n.device.Extend(8, [32]byte{9}); err != nil {
 		t.Fatal(err)
 	}
-	_, err = tpm.VerifyQuote(quote(3), want)
+	_, err = tpm.VerifyQuote(quote(4), want)
 	wantCheck(t, err, "boot-log-replay")
 }
 
@@ -68,9 +79,9 @@ const recordedQuote = "testdata/quote.json"
 // TestRecordedQuote keeps the format of evidence from changing unnoticed.
 func TestRecordedQuote(t *testing.T) {
 	type recorded struct {
-		AK, Evidence, BootLog []byte
-		Qualifying            [32]byte
-		CommandLine           string
+		AK, NodeKey, Evidence, BootLog []byte
+		Qualifying                     [32]byte
+		CommandLine                    string
 	}
 	if *update {
 		n := newNode(t, maker.Booting(eventlog.Boot{CommandLine: "recorded"}))
@@ -83,6 +94,7 @@ func TestRecordedQuote(t *testing.T) {
 		if r.Evidence, err = n.keys.Quote(r.Qualifying, sha256.Sum256(n.bootLog)); err != nil {
 			t.Fatal(err)
 		}
+		r.NodeKey = n.spki(t)
 		if r.AK, err = x509.MarshalPKIXPublicKey(claims.AKPub); err != nil {
 			t.Fatal(err)
 		}
@@ -106,7 +118,7 @@ func TestRecordedQuote(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := tpm.Expected{AK: key.(*ecdsa.PublicKey), Qualifying: r.Qualifying, BootLog: r.BootLog}
+	want := tpm.Expected{AK: key.(*ecdsa.PublicKey), NodeKey: sha256.Sum256(r.NodeKey), Qualifying: r.Qualifying, BootLog: r.BootLog}
 	c, err := tpm.VerifyQuote(r.Evidence, want)
 	if err != nil || !slices.Equal(c.Boot.CommandLines, []string{r.CommandLine}) {
 		t.Fatalf("%+v, %v", c, err)
@@ -156,5 +168,13 @@ func TestKeyInMemoryOfAChip(t *testing.T) {
 	c, err := session.Finish(time.Now(), proof, n.exporter, spki)
 	if err != nil || c.Resident || !c.NodeKey.Equal(key.Public()) {
 		t.Errorf("resident %v, %v", c.Resident, err)
+	}
+	evidence, err := by.Quote([32]byte{1}, sha256.Sum256(n.bootLog))
+	if err != nil {
+		t.Fatal(err)
+	}
+	q, err := tpm.VerifyQuote(evidence, tpm.Expected{AK: c.AKPub, NodeKey: sha256.Sum256(spki), BootLog: n.bootLog, Qualifying: [32]byte{1}})
+	if err != nil || q.Resident || !q.NodeKey.Equal(key.Public()) || q.Counters != c.Counters {
+		t.Errorf("quote: resident %v, counters %+v, %v", q.Resident, q.Counters, err)
 	}
 }

@@ -3,6 +3,7 @@ package tpm
 import (
 	"crypto/elliptic"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"slices"
 	"testing"
@@ -15,28 +16,39 @@ import (
 
 // quoteLie is one change to an honest quote and to what its verifier expects.
 type quoteLie struct {
-	attest   func(f *forger, a *tpm2.TPMSAttest)
-	raw      func(b []byte) []byte // before the AK signs
+	boot     func(f *forger) // before anything is quoted
+	attest   func(f *forger, a *attests)
+	raw      func(name string, b []byte) []byte // before the AK signs
 	evidence func(f *forger, e *Evidence)
 	bytes    func(b []byte) []byte
 	want     func(f *forger, w *Expected)
+	inMemory bool // the node key is
 }
 
 func (f *forger) quote(t testing.TB, l quoteLie) (QuoteClaims, error) {
 	t.Helper()
-	want := Expected{AK: &f.ak.PublicKey, Qualifying: [32]byte{1}, BootLog: f.bootLog, Resets: 4}
+	if l.boot != nil {
+		l.boot(f)
+	}
+	node := pkixOf(t, f.node.Public())
+	want := Expected{AK: &f.ak.PublicKey, NodeKey: sha256.Sum256(node), Qualifying: [32]byte{1}, BootLog: f.bootLog, Resets: 4}
 	log := sha256.Sum256(f.bootLog)
 	ch := Challenge{PCRs: quotedPCRs}
-	h := f.honestHello(t)
-	a := f.honest(t, h, ch, quoteData(want.Qualifying, log)).quote
+	a := f.honest(t, f.honestHello(t), ch, quoteData(want.Qualifying, log, node))
 	if l.attest != nil {
-		l.attest(f, &a)
+		l.attest(f, a)
 	}
-	raw := tpm2.Marshal(a)
-	if l.raw != nil {
-		raw = l.raw(raw)
+	signed := func(name string, a tpm2.TPMSAttest) Signed {
+		raw := tpm2.Marshal(a)
+		if l.raw != nil {
+			raw = l.raw(name, raw)
+		}
+		return f.sign(t, raw)
 	}
-	e := Evidence{Quote: f.sign(t, raw), PCRs: f.values(ch), BootLog: log}
+	e := Evidence{Quote: signed("quote", a.quote), PCRs: f.values(ch), BootLog: log, Starts: signed("starts", a.starts), Epoch: signed("epoch", a.epoch), NodeKey: node}
+	if !l.inMemory {
+		e.Node = signed("node-key", a.node)
+	}
 	if l.evidence != nil {
 		l.evidence(f, &e)
 	}
@@ -60,6 +72,12 @@ func TestQuote(t *testing.T) {
 	if c.ResetCount != 4 || c.Clock != time.Second || !c.ClockSafe || len(c.PCRs) != 16 || len(c.Boot.CommandLines) != 1 {
 		t.Errorf("claims %+v", c)
 	}
+	if !c.Resident || !c.NodeKey.Equal(f.node.Public()) || c.Counters != f.counters {
+		t.Errorf("claims resident %v, counters %+v", c.Resident, c.Counters)
+	}
+	if c, err := f.quote(t, quoteLie{inMemory: true}); err != nil || c.Resident || !c.NodeKey.Equal(f.node.Public()) || c.Counters != f.counters {
+		t.Errorf("key in memory: resident %v, counters %+v, %v", c.Resident, c.Counters, err)
+	}
 	// After a reset the clock may say less.
 	_, err = f.quote(t, quoteLie{want: func(_ *forger, w *Expected) { w.Previous = &QuoteClaims{ResetCount: 3, Clock: time.Hour} }})
 	if err != nil {
@@ -67,113 +85,122 @@ func TestQuote(t *testing.T) {
 	}
 }
 
-func TestQuoteLies(t *testing.T) {
+func quoteLies(t testing.TB) map[string]map[string]quoteLie {
 	stranger := newKey(t, elliptic.P256())
-	set := func(change func(q *tpm2.TPMSQuoteInfo)) func(*forger, *tpm2.TPMSAttest) {
-		return func(_ *forger, a *tpm2.TPMSAttest) {
-			info, err := a.Attested.Quote()
+	quote := func(change func(q *tpm2.TPMSQuoteInfo)) func(*forger, *attests) {
+		return func(_ *forger, a *attests) {
+			info, err := a.quote.Attested.Quote()
 			if err != nil {
 				t.Fatal(err)
 			}
 			change(info)
-			setQuote(a, *info)
+			setQuote(&a.quote, *info)
 		}
 	}
-	lies := map[string][]quoteLie{
+	out := map[string]map[string]quoteLie{
 		"evidence-format": {
-			{bytes: func([]byte) []byte { return nil }},
-			{bytes: func(b []byte) []byte { return append(b, 0) }},
-			{bytes: func([]byte) []byte { return make([]byte, MaxEvidence+1) }},
-			{evidence: func(_ *forger, e *Evidence) { e.PCRs = e.PCRs[32:] }},
-			{evidence: func(_ *forger, e *Evidence) { e.Quote.Signature = nil }},
-			{evidence: func(_ *forger, e *Evidence) { e.Quote.Attest = make([]byte, maxAttest+1) }},
+			"nothing":         {bytes: func([]byte) []byte { return nil }},
+			"trailing":        {bytes: func(b []byte) []byte { return append(b, 0) }},
+			"oversized":       {bytes: func([]byte) []byte { return make([]byte, MaxEvidence+1) }},
+			"few PCRs":        {evidence: func(_ *forger, e *Evidence) { e.PCRs = e.PCRs[32:] }},
+			"no signature":    {evidence: func(_ *forger, e *Evidence) { e.Quote.Signature = nil }},
+			"no counter":      {evidence: func(_ *forger, e *Evidence) { e.Starts = Signed{} }},
+			"half a node key": {evidence: func(_ *forger, e *Evidence) { e.Node.Signature = nil }},
+			"huge structure":  {evidence: func(_ *forger, e *Evidence) { e.Quote.Attest = make([]byte, maxAttest+1) }},
+			"no node key":     {evidence: func(_ *forger, e *Evidence) { e.NodeKey = nil }},
+			"node key P-384":  {evidence: func(_ *forger, e *Evidence) { e.NodeKey = pkixOf(t, newKey(t, elliptic.P384()).Public()) }},
 		},
 		"ak-key": {
-			{want: func(_ *forger, w *Expected) { w.AK = nil }},
-			{want: func(_ *forger, w *Expected) { w.AK = &newKey(t, elliptic.P384()).PublicKey }},
+			"none":  {want: func(_ *forger, w *Expected) { w.AK = nil }},
+			"P-384": {want: func(_ *forger, w *Expected) { w.AK = &newKey(t, elliptic.P384()).PublicKey }},
 		},
-		"quote-signature": {
-			{want: func(_ *forger, w *Expected) { w.AK = &stranger.PublicKey }},
-			{evidence: func(_ *forger, e *Evidence) { e.Quote.Attest[20] ^= 1 }},
-		},
-		"quote-magic": {
-			{attest: func(_ *forger, a *tpm2.TPMSAttest) { a.Magic = 1 }},
-			{raw: func([]byte) []byte { return nil }},
-		},
-		"quote-type": {
-			{attest: func(_ *forger, a *tpm2.TPMSAttest) { setCertify(a, nameOfPublic([]byte{1})) }},
-			{raw: func(b []byte) []byte { return append(b, 0) }},
-		},
-		"quote-nonce": {
-			{want: func(_ *forger, w *Expected) { w.Qualifying[0]++ }},
-			{attest: func(_ *forger, a *tpm2.TPMSAttest) { a.ExtraData.Buffer = nil }},
-			{evidence: func(_ *forger, e *Evidence) { e.BootLog[0]++ }}, // the log is bound too
-			{attest: func(_ *forger, a *tpm2.TPMSAttest) { a.ExtraData.Buffer = []byte{1} }},
+		"node-key": {
+			"another key":           {evidence: func(_ *forger, e *Evidence) { e.NodeKey = pkixOf(t, stranger.Public()) }},
+			"another key in memory": {inMemory: true, evidence: func(_ *forger, e *Evidence) { e.NodeKey = pkixOf(t, stranger.Public()) }},
+			"none is endorsed":      {want: func(_ *forger, w *Expected) { w.NodeKey = [32]byte{} }},
 		},
 		"ak-hierarchy": {
-			{attest: func(_ *forger, a *tpm2.TPMSAttest) { a.QualifiedSigner.Buffer = nil }},
-			{attest: func(f *forger, a *tpm2.TPMSAttest) { // a key that signs whatever it is given
-				name := nameOfPublic(public(t, residentKey, f.ak.Public()))
-				a.QualifiedSigner.Buffer = qualifiedName(name)
+			"none": {attest: func(_ *forger, a *attests) { a.quote.QualifiedSigner.Buffer = nil }},
+			"signs whatever it is given": {attest: func(f *forger, a *attests) {
+				a.epoch.QualifiedSigner.Buffer = qualifiedName(nameOfPublic(public(t, residentKey, f.ak.Public())))
 			}},
 		},
+		"one-boot": {
+			"counter of before":  {attest: func(_ *forger, a *attests) { a.starts.ClockInfo.ResetCount-- }},
+			"node key of before": {attest: func(_ *forger, a *attests) { a.node.ClockInfo.RestartCount++ }},
+		},
 		"quote-bank": {
-			{attest: set(func(q *tpm2.TPMSQuoteInfo) { q.PCRSelect.PCRSelections[0].Hash = tpm2.TPMAlgSHA1 })},
-			{attest: set(func(q *tpm2.TPMSQuoteInfo) { q.PCRSelect.PCRSelections = nil })},
+			"SHA-1": {attest: quote(func(q *tpm2.TPMSQuoteInfo) { q.PCRSelect.PCRSelections[0].Hash = tpm2.TPMAlgSHA1 })},
+			"none":  {attest: quote(func(q *tpm2.TPMSQuoteInfo) { q.PCRSelect.PCRSelections = nil })},
 		},
-		"quote-selection": {
-			{attest: set(func(q *tpm2.TPMSQuoteInfo) { q.PCRSelect = selection(quotedPCRs[:8]) })},
-		},
+		"quote-selection": {"narrowed": {attest: quote(func(q *tpm2.TPMSQuoteInfo) { q.PCRSelect = selection(quotedPCRs[:8]) })}},
 		"quote-digest": {
-			{evidence: func(_ *forger, e *Evidence) { e.PCRs[0]++ }},
-			{attest: set(func(q *tpm2.TPMSQuoteInfo) { q.PCRDigest.Buffer = nil })},
+			"forged PCR": {evidence: func(_ *forger, e *Evidence) { e.PCRs[0]++ }},
+			"none":       {attest: quote(func(q *tpm2.TPMSQuoteInfo) { q.PCRDigest.Buffer = nil })},
 		},
+		"node-key-name": {"another key": {attest: func(_ *forger, a *attests) {
+			setCertify(&a.node, nameOfPublic(public(t, residentKey, stranger.Public())))
+		}}, "movable": {attest: func(f *forger, a *attests) {
+			setCertify(&a.node, nameOfPublic(public(t, residentKey, f.node.Public(), setAttributes(func(a *tpm2.TPMAObject) { a.FixedTPM = false }))))
+		}}},
+		"counter-attributes": {"swapped": {attest: func(_ *forger, a *attests) { a.starts, a.epoch = a.epoch, a.starts }}},
 		"quote-reset": {
-			{want: func(_ *forger, w *Expected) { w.Resets = 5 }},
-			{want: func(_ *forger, w *Expected) { w.Previous = &QuoteClaims{ResetCount: 5} }},
-			{want: func(_ *forger, w *Expected) { w.Previous = &QuoteClaims{ResetCount: 4, RestartCount: 1} }},
+			"older than the endorsement": {want: func(_ *forger, w *Expected) { w.Resets = 5 }},
+			"fewer resets":               {want: func(_ *forger, w *Expected) { w.Previous = &QuoteClaims{ResetCount: 5} }},
+			"fewer restarts":             {want: func(_ *forger, w *Expected) { w.Previous = &QuoteClaims{ResetCount: 4, RestartCount: 1} }},
 		},
-		"quote-clock": {
-			{want: func(_ *forger, w *Expected) { w.Previous = &QuoteClaims{ResetCount: 4, Clock: 2 * time.Second} }},
+		"quote-clock": {"back": {want: func(_ *forger, w *Expected) { w.Previous = &QuoteClaims{ResetCount: 4, Clock: 2 * time.Second} }}},
+		"counters": {
+			"fewer starts": {want: func(f *forger, w *Expected) {
+				w.Previous = &QuoteClaims{Counters: Counters{Starts: f.counters.Starts + 1}}
+			}},
+			"earlier epoch": {want: func(f *forger, w *Expected) {
+				w.Previous = &QuoteClaims{Counters: Counters{Epoch: f.counters.Epoch + 1}}
+			}},
 		},
 		"boot-log-hash": {
-			{want: func(_ *forger, w *Expected) { w.BootLog = nil }},
-			{want: func(_ *forger, w *Expected) { w.BootLog = eventlog.Boot{CommandLine: "other"}.Log() }},
+			"none":    {want: func(_ *forger, w *Expected) { w.BootLog = nil }},
+			"another": {want: func(_ *forger, w *Expected) { w.BootLog = eventlog.Boot{CommandLine: "other"}.Log() }},
 		},
-	}
-	f := newForger(t)
-	for rule, list := range lies {
-		for i, l := range list {
-			if c, err := f.quote(t, l); !refusedBy(err, rule) || c.PCRs != nil {
-				t.Errorf("%s %d: %v", rule, i, err)
-			}
-		}
-	}
-	for rule, log := range map[string]func(f *forger){
-		"boot-log-format": func(f *forger) { f.bootLog = []byte("no log") },
-		"boot-log-replay": func(f *forger) { f.extend(8, [32]byte{1}) },
-		"boot-log-capped": func(f *forger) {
+		"boot-log-format": {"none": {boot: func(f *forger) { f.bootLog = []byte("no log") }}},
+		"boot-log-replay": {"rootkit": {boot: func(f *forger) { f.extend(8, [32]byte{1}) }}},
+		"boot-log-capped": {"no separators": {boot: func(f *forger) {
 			var w eventlog.Writer
 			w.Measure(8, 13, []byte{0, 0, 0, 0})
-			f.bootLog = w.Bytes()
-			for p := range f.pcrs {
-				f.pcrs[p] = [32]byte{}
-			}
+			f.bootLog, f.pcrs = w.Bytes(), map[int][32]byte{}
 			f.extend(8, sha256.Sum256([]byte{0, 0, 0, 0}))
-		},
-	} {
-		f := newForger(t)
-		log(f)
-		if _, err := f.quote(t, quoteLie{}); !refusedBy(err, rule) {
-			t.Errorf("%s: %v", rule, err)
-		}
-		lies[rule] = nil
+		}}},
 	}
-	for _, rule := range QuoteRules() {
-		if _, ok := lies[rule]; !ok {
-			t.Errorf("no lie is told about %s", rule)
+	for i, name := range []string{"quote", "node-key", "starts", "epoch"} {
+		of := func(e *Evidence) *Signed { return []*Signed{&e.Quote, &e.Node, &e.Starts, &e.Epoch}[i] }
+		kind := func(a *attests) *tpm2.TPMSAttest {
+			return []*tpm2.TPMSAttest{&a.quote, &a.node, &a.starts, &a.epoch}[i]
+		}
+		out[name+"-signature"] = map[string]quoteLie{
+			"flipped":    {evidence: func(_ *forger, e *Evidence) { of(e).Attest[20] ^= 1 }},
+			"another AK": {evidence: func(_ *forger, e *Evidence) { *of(e) = (&forger{ak: stranger}).sign(t, of(e).Attest) }},
+		}
+		out[name+"-magic"] = map[string]quoteLie{
+			"external": {raw: only(name, func(b []byte) []byte { b[0] = 0; return b })},
+			"empty":    {raw: only(name, func([]byte) []byte { return nil })},
+		}
+		out[name+"-type"] = map[string]quoteLie{
+			"time":     {raw: only(name, func(b []byte) []byte { binary.BigEndian.PutUint16(b[4:], 0x8019); return b })},
+			"trailing": {raw: only(name, func(b []byte) []byte { return append(b, 0) })},
+		}
+		out[name+"-nonce"] = map[string]quoteLie{
+			"none":  {attest: func(_ *forger, a *attests) { kind(a).ExtraData.Buffer = nil }},
+			"stale": {attest: func(_ *forger, a *attests) { kind(a).ExtraData.Buffer = make([]byte, 32) }},
 		}
 	}
+	// What all are bound to shows in the first one read.
+	out["quote-nonce"]["another beacon"] = quoteLie{want: func(_ *forger, w *Expected) { w.Qualifying[0]++ }}
+	out["quote-nonce"]["another log"] = quoteLie{evidence: func(_ *forger, e *Evidence) { e.BootLog[0]++ }}
+	out["quote-nonce"]["another key in memory, endorsed"] = quoteLie{inMemory: true,
+		evidence: func(_ *forger, e *Evidence) { e.NodeKey = pkixOf(t, stranger.Public()) },
+		want:     func(_ *forger, w *Expected) { w.NodeKey = sha256.Sum256(pkixOf(t, stranger.Public())) },
+	}
+	return out
 }
 
 func refusedBy(err error, rule string) bool {
@@ -204,7 +231,7 @@ func BenchmarkVerifyQuote(b *testing.B) {
 
 func FuzzVerifyQuote(f *testing.F) {
 	forged := newForger(f)
-	want := Expected{AK: &forged.ak.PublicKey, Qualifying: [32]byte{1}, BootLog: forged.bootLog}
+	want := Expected{AK: &forged.ak.PublicKey, NodeKey: sha256.Sum256(pkixOf(f, forged.node.Public())), Qualifying: [32]byte{1}, BootLog: forged.bootLog}
 	var honest []byte
 	if _, err := forged.quote(f, quoteLie{bytes: func(b []byte) []byte { honest = b; return b }}); err != nil {
 		f.Fatal(err)

@@ -51,6 +51,7 @@ func signingAttributes(restricted bool) tpm2.TPMAObject {
 // ekKind is one of the endorsement keys makers certify (TCG EK Credential Profile
 // 2.6 §2.2.1 and B.3, B.4).
 type ekKind struct {
+	name        string
 	certificate tpm2.TPMHandle // NV index
 	template    tpm2.TPMTPublic
 	policy      bool // use is authorized by the endorsement hierarchy, else by the empty password
@@ -58,9 +59,9 @@ type ekKind struct {
 
 // ekKinds are in the order in which we look for a certificate.
 var ekKinds = []ekKind{
-	{certificate: 0x01c00002, template: tpm2.RSAEKTemplate, policy: true},
-	{certificate: 0x01c0000a, template: tpm2.ECCEKTemplate, policy: true},
-	{certificate: 0x01c00016, template: ekP384},
+	{name: "RSA-2048", certificate: 0x01c00002, template: tpm2.RSAEKTemplate, policy: true},
+	{name: "P-256", certificate: 0x01c0000a, template: tpm2.ECCEKTemplate, policy: true},
+	{name: "P-384", certificate: 0x01c00016, template: ekP384},
 }
 
 // persistentEKs are where makers and operating systems keep an EK that was made

@@ -10,8 +10,10 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -45,8 +47,21 @@ type Checkpoint struct {
 	Origin string
 	Size   uint64
 	Root   [32]byte
-	Raw    []byte // the signed note
+	Roster [32]byte // of the witnesses it asks for: see package witness; zero where it names none
+	Raw    []byte   // the signed note
 }
+
+// Text is what is signed: the lines above the signatures.
+func (c Checkpoint) Text() string {
+	text := string(flog.Checkpoint{Origin: c.Origin, Size: c.Size, Hash: c.Root[:]}.Marshal())
+	if c.Roster != ([32]byte{}) {
+		text += rosterLine + hex.EncodeToString(c.Roster[:]) + "\n"
+	}
+	return text
+}
+
+// rosterLine begins the one extension line a head may have.
+const rosterLine = "roster "
 
 // Origin is the name of a node's trail in one epoch. Node names are unique in a
 // trust domain or, with zones, in a zone: the zone is part of the name.
@@ -62,6 +77,34 @@ func Origin(node spiffeid.ID, epoch uint64) (string, error) {
 		return "", fmt.Errorf("%w: %q", ErrNode, node)
 	}
 	return fmt.Sprintf("%s/trail/%s/%d", node.TrustDomain().Name(), name, epoch), nil
+}
+
+// ParseOrigin is the reverse of Origin. Errors wrap ErrNode: it is not a name that
+// Origin gives.
+func ParseOrigin(origin string) (node spiffeid.ID, epoch uint64, err error) {
+	bad := fmt.Errorf("%w: %q is no trail's origin", ErrNode, origin)
+	seg := strings.Split(origin, "/")
+	if len(seg) != 4 && len(seg) != 5 || seg[1] != "trail" {
+		return node, 0, bad
+	}
+	td, err := spiffeid.TrustDomainFromString(seg[0])
+	if err != nil {
+		return node, 0, bad
+	}
+	path := []string{"node", seg[2]}
+	if len(seg) == 5 {
+		path = []string{"zone", seg[2], "node", seg[3]}
+	}
+	if node, err = spiffeid.FromSegments(td, path...); err != nil {
+		return node, 0, bad
+	}
+	if epoch, err = strconv.ParseUint(seg[len(seg)-1], 10, 64); err != nil {
+		return node, 0, bad
+	}
+	if again, err := Origin(node, epoch); err != nil || again != origin {
+		return node, 0, bad
+	}
+	return node, epoch, nil
 }
 
 // VerifierKey prints the public half of a trail key in the form of C2SP
@@ -160,14 +203,26 @@ func parseHead(text string) (Checkpoint, error) {
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("%w: %w", ErrCheckpoint, err)
 	}
-	if len(rest) != 0 || len(f.Hash) != 32 || string(f.Marshal()) != text {
-		return Checkpoint{}, fmt.Errorf("%w: not the three lines of a head", ErrCheckpoint)
+	if len(f.Hash) != 32 {
+		return Checkpoint{}, fmt.Errorf("%w: a root of %d bytes", ErrCheckpoint, len(f.Hash))
 	}
-	return Checkpoint{Origin: f.Origin, Size: f.Size, Root: [32]byte(f.Hash)}, nil
+	c := Checkpoint{Origin: f.Origin, Size: f.Size, Root: [32]byte(f.Hash)}
+	if named, ok := strings.CutPrefix(strings.TrimSuffix(string(rest), "\n"), rosterLine); ok {
+		b, err := hex.DecodeString(named)
+		if err != nil || len(b) != 32 {
+			return Checkpoint{}, fmt.Errorf("%w: its roster is not named by 64 hex digits", ErrCheckpoint)
+		}
+		c.Roster = [32]byte(b)
+	}
+	if c.Text() != text {
+		return Checkpoint{}, fmt.Errorf("%w: not the three lines of a head and, after them, one that names a roster", ErrCheckpoint)
+	}
+	return c, nil
 }
 
-// peekCheckpoint reads a head without its key, to learn whose it claims to be.
-func peekCheckpoint(raw []byte) (Checkpoint, error) {
+// PeekCheckpoint reads a head without its key, to learn whose it claims to be: nothing of
+// it is verified. Errors wrap ErrCheckpoint.
+func PeekCheckpoint(raw []byte) (Checkpoint, error) {
 	i := bytes.Index(raw, []byte("\n\n"))
 	if i < 0 || len(raw) > maxCheckpoint {
 		return Checkpoint{}, fmt.Errorf("%w: no signature in %d bytes", ErrCheckpoint, len(raw))
@@ -224,9 +279,9 @@ func (s *signer) Sign(msg []byte) ([]byte, error) {
 
 // head signs a head and reads it back: what our own verifier would refuse,
 // because the key is failing, is never published.
-func (s *signer) head(size uint64, root [32]byte) (Checkpoint, error) {
-	text := flog.Checkpoint{Origin: s.origin, Size: size, Hash: root[:]}.Marshal()
-	raw, err := note.Sign(&note.Note{Text: string(text)}, s)
+func (s *signer) head(size uint64, root, roster [32]byte) (Checkpoint, error) {
+	text := Checkpoint{Origin: s.origin, Size: size, Root: root, Roster: roster}.Text()
+	raw, err := note.Sign(&note.Note{Text: text}, s)
 	if err != nil {
 		return Checkpoint{}, fmt.Errorf("%w: %w", ErrSigner, err)
 	}

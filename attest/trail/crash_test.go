@@ -45,7 +45,7 @@ func victim(dir string) error {
 	if err != nil {
 		return err
 	}
-	tr, err := Open(Config{Dir: filepath.Join(dir, "trail"), Node: testNode, Epoch: 1, Key: k, Store: s, Every: 3 * time.Millisecond})
+	tr, err := Open(Config{Dir: filepath.Join(dir, "trail"), Node: testNode, Epoch: 1, Key: k, Store: s, Every: 300 * time.Microsecond})
 	if err != nil {
 		return err
 	}
@@ -70,7 +70,7 @@ func victim(dir string) error {
 	return tr.Close()
 }
 
-// Forty kills at random moments: every acknowledged leaf is there, once.
+// Sixty kills at random moments: every acknowledged leaf is there, once.
 func TestSIGKILL(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -83,7 +83,7 @@ func TestSIGKILL(t *testing.T) {
 		t.Fatal(err)
 	}
 	acked := map[uint64]bool{}
-	for round := range 42 {
+	for round := range 60 {
 		for _, n := range kill(t, b.dir, round, 1+rand.IntN(40)) {
 			acked[n] = true
 		}
@@ -107,7 +107,7 @@ func TestSIGKILL(t *testing.T) {
 			lost++
 		}
 	}
-	if lost > 0 || len(acked) < 42 {
+	if lost > 0 || len(acked) < 60 {
 		t.Errorf("%d of %d acknowledged leaves are lost", lost, len(acked))
 	}
 	t.Logf("%d acknowledged, %d in the trail", len(acked), len(seen))

@@ -1,6 +1,7 @@
 package trail
 
 import (
+	"bytes"
 	"fmt"
 	"maps"
 	"slices"
@@ -10,21 +11,25 @@ import (
 )
 
 const (
-	batchSize  = 256
-	maxReasons = 15  // distinct reasons of gaps kept apart until the next drain
-	maxReason  = 200 // bytes of one
+	batchSize  = 2048 // leaves: what waited long catches up soon, in a few MiB
+	maxReasons = 15   // distinct reasons of gaps kept apart until the next drain
+	maxReason  = 200  // bytes of one
+	// variousReasons stands for all reasons above maxReasons.
+	variousReasons = "various"
 )
 
 // bindBucket holds, for each origin this store feeds, an empty value.
 const bindBucket = "trail/origins"
 
 // bind begins a trail that has no genesis, and refuses a trail that this store
-// did not begin. Beginning also puts a leaf in the outbox, so its first sequence
+// did not begin, or that lacks leaves which this store has given to it: an older copy of
+// the folder. Beginning also puts a leaf in the outbox, so its first sequence
 // is known.
 func (t *Trail) bind(origin string) error {
 	var known bool
+	var given uint64
 	if err := t.cfg.Store.View(func(tx *store.Tx) error {
-		known = tx.Get(bindBucket, []byte(origin)) != nil
+		known, given = tx.Get(bindBucket, []byte(origin)) != nil, tx.Trimmed()
 		return nil
 	}); err != nil {
 		return err
@@ -33,10 +38,15 @@ func (t *Trail) bind(origin string) error {
 		if !known {
 			return ErrOtherStore
 		}
+		//bailiwick:check TestRestoredDisk/without_its_store
+		if given > t.w.seq {
+			return fmt.Errorf("%w: the trail ends at sequence %d, and had leaves up to %d: its folder is an older copy", ErrOtherStore, t.w.seq, given)
+		}
 		return t.ownGenesis(origin)
 	}
 	if err := t.cfg.Store.Update(func(tx *store.Tx) error {
-		if err := Append(tx, openKind, map[string]string{"origin": origin}); err != nil {
+		// Whatever waits: it is this trail that will take it.
+		if err := write(tx, openKind, map[string]string{"origin": origin}); err != nil {
 			return err
 		}
 		return tx.Put(bindBucket, []byte(origin), []byte{})
@@ -90,11 +100,22 @@ func (t *Trail) ownGenesis(origin string) error {
 	return nil
 }
 
-// drain moves everything from the outbox under a head. Nothing new goes into
-// the tree while the last batch has no head: a key that does not sign leaves the
-// outbox, not the trail, to wait.
+// drain moves everything from the outbox under a head, and then what could only
+// be counted while the outbox was too full.
 func (t *Trail) drain() error {
 	defer t.show()
+	if err := t.empty(); err != nil {
+		return err
+	}
+	if err := settle(t.cfg.Store); err != nil {
+		return fmt.Errorf("tell of what was counted only: %w", err)
+	}
+	return t.empty()
+}
+
+// empty moves the outbox. Nothing new goes into the tree while the last batch
+// has no head: a key that does not sign leaves the outbox, not the trail, to wait.
+func (t *Trail) empty() error {
 	for {
 		if err := t.w.publish(); err != nil {
 			return err
@@ -172,13 +193,17 @@ func (t *Trail) leaves(fresh []store.Entry, gaps map[string]uint64) []Leaf {
 // else it would stand before everything after it forever.
 func entryLeaf(e store.Entry) Leaf {
 	l := Leaf{Seq: e.Seq, Kind: e.Kind, At: e.At, Body: e.Body}
+	if g, err := readGap(l); err == nil && e.Kind == gapKind.name && g.Count > 0 && g.From == 0 {
+		g.From, g.Why = e.Seq, clip(g.Why)
+		return gapLeaf(e.Seq, e.At, g)
+	}
 	if _, err := l.encode(); err != nil || reserved(e.Kind) {
 		return gapLeaf(e.Seq, e.At, Gap{Count: 1, Why: clip(fmt.Sprintf("a %q of %d bytes is no leaf", e.Kind, len(e.Body))), From: e.Seq})
 	}
 	return l
 }
 
-// reserved kinds are the trail's own and do not come through the outbox.
+// reserved kinds are the trail's own; only AppendGap puts one of them into the outbox.
 func reserved(kind string) bool { return kind == gapKind.name || kind == genesisKind.name }
 
 func gapLeaf(seq uint64, at time.Time, g Gap) Leaf {
@@ -218,9 +243,11 @@ func (t *Trail) recorded(gaps map[string]uint64) {
 
 // show publishes the head to the other goroutines, where it moved.
 func (t *Trail) show() {
-	h := t.w.head
-	if old := t.head.Load(); old != nil && old.Size == h.Size {
+	h, c := t.w.head, t.witnessed.Load()
+	now := Head{Size: h.Size, Root: h.Root, At: t.w.at, Unwitnessed: c == nil || c.Text() != h.Text(), Raw: h.Raw}
+	if old := t.head.Load(); old != nil && old.Unwitnessed == now.Unwitnessed && bytes.Equal(old.Raw, now.Raw) {
 		return
 	}
-	t.head.Store(&Head{Size: h.Size, Root: h.Root, At: t.w.at, Unwitnessed: true, Raw: h.Raw})
+	t.head.Store(&now)
+	t.cfg.OnHead()
 }

@@ -112,7 +112,8 @@ func (g Genesis) origin() (string, error) {
 
 // Gap is the body of a gap leaf: Count events are missing for the reason Why.
 // From is the first missing outbox sequence; the leaf's own is the last. Zero
-// means that the events never had a sequence.
+// means that the events never had a sequence. A leaf of AppendGap names its own
+// sequence only: what it tells of had leaves before, or none.
 type Gap struct {
 	Count uint64 `cbor:"count"`
 	Why   string `cbor:"why"`

@@ -12,6 +12,7 @@ import (
 
 	"github.com/transparency-dev/tessera/api/layout"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/durable"
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 )
 
@@ -20,7 +21,7 @@ import (
 func Epochs(dir string) ([]uint64, error) {
 	files, err := os.ReadDir(dir)
 	if err != nil {
-		return nil, ignoreMissing(err)
+		return nil, durable.Missing(err)
 	}
 	var out []uint64
 	for _, f := range files {
@@ -49,19 +50,19 @@ func readHead(dir string) (raw []byte, c Checkpoint, err error) {
 	if err != nil {
 		return nil, c, err
 	}
-	c, err = peekCheckpoint(raw)
+	c, err = PeekCheckpoint(raw)
 	return raw, c, err
 }
 
 // List returns at most max leaves from an index on, as they stand under the
 // present head. Nothing is verified; that is for Verify. A writer may run
-// meanwhile. Past the end there are none.
+// meanwhile. Past the end there are none, and those that were removed by age are left out.
 func List(ctx context.Context, dir string, from uint64, max int) ([]Indexed, error) {
 	_, c, err := readHead(dir)
 	if err != nil {
 		return nil, err
 	}
-	return list(ctx, tiles{dir, c.Size}, from, max)
+	return list(ctx, tiles{dir: dir, size: c.Size}, from, max)
 }
 
 // Tail returns the last n leaves, oldest first, as List does.
@@ -70,7 +71,7 @@ func Tail(ctx context.Context, dir string, n int) ([]Indexed, error) {
 	if err != nil {
 		return nil, err
 	}
-	return list(ctx, tiles{dir, c.Size}, c.Size-min(c.Size, uint64(max(n, 0))), n)
+	return list(ctx, tiles{dir: dir, size: c.Size}, c.Size-min(c.Size, uint64(max(n, 0))), n)
 }
 
 func list(ctx context.Context, t tiles, from uint64, max int) ([]Indexed, error) {
@@ -78,6 +79,10 @@ func list(ctx context.Context, t tiles, from uint64, max int) ([]Indexed, error)
 	for index := from; index < t.size && len(out) < max; {
 		if err := ctx.Err(); err != nil {
 			return out, err
+		}
+		if t.gone(index / width) {
+			index = (index/width + 1) * width
+			continue
 		}
 		raw, err := t.bundle(index / width)
 		if err != nil {
@@ -104,7 +109,7 @@ func ReadGenesis(dir string) (Genesis, error) {
 	if err != nil {
 		return Genesis{}, err
 	}
-	l, err := tiles{dir, c.Size}.leaf(0)
+	l, err := tiles{dir: dir, size: c.Size}.leaf(0)
 	if err != nil {
 		return Genesis{}, err
 	}

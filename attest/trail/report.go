@@ -73,10 +73,9 @@ type Report struct {
 	Origin      string `json:"origin"` // as the head says; believe it only with Integrity
 	Node        string `json:"node"`
 	Epoch       uint64 `json:"epoch"`
-	Protection  string `json:"protection"`  // of the trail key, as the genesis says
-	VerifierKey string `json:"verifier"`    // the key the head was checked with
-	OwnWord     bool   `json:"own_word"`    // that key came from the trail's own genesis
-	Unwitnessed bool   `json:"unwitnessed"` // always true: heads carry no cosignature yet
+	Protection  string `json:"protection"` // of the trail key, as the genesis says
+	VerifierKey string `json:"verifier"`   // the key the head was checked with
+	OwnWord     bool   `json:"own_word"`   // that key came from the trail's own genesis
 
 	Integrity    Verdict `json:"integrity"`
 	Completeness Verdict `json:"completeness"`
@@ -87,6 +86,15 @@ type Report struct {
 	First time.Time         `json:"first,omitzero"`  // of the genesis
 	Last  time.Time         `json:"last,omitzero"`   // of the last leaf
 	Lost  uint64            `json:"lost"`            // events that gap leaves say are missing
+
+	// Pruned are leaves that were removed by age, as the trail says itself. Their hashes are proven, their
+	// sequence is not, and Kinds does not count them.
+	Pruned uint64 `json:"pruned,omitempty"`
+
+	// Head and, where the folder has one, the newest head that was cosigned. Both are
+	// signed by the trail's key; who cosigned is for package witness to judge.
+	Head      Checkpoint  `json:"-"`
+	Witnessed *Checkpoint `json:"-"`
 }
 
 // Good reports whether both verdicts are good.

@@ -1,43 +1,14 @@
 package trail
 
 import (
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/transparency-dev/tessera/api/layout"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/durable"
 )
-
-// writeFile replaces a file so that a reader, and a power loss, find the old
-// bytes or the new.
-func writeFile(path string, b []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path))
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	err = errors.Join(err, f.Chmod(0o644), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, ignoreMissing(os.Remove(f.Name())))
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
-}
-
-func ignoreMissing(err error) error {
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	return err
-}
 
 // sweep removes what a killed writer left: temporary files, which nobody else
 // removes, and bundles of a batch that never became part of the tree. Writing
@@ -87,11 +58,11 @@ func (t tiles) sweepEdge(full string, keep uint64) error {
 func sweepDir(dir string, keep func(name string) bool) error {
 	files, err := os.ReadDir(dir)
 	if err != nil {
-		return ignoreMissing(err)
+		return durable.Missing(err)
 	}
 	for _, f := range files {
 		if f.Type().IsRegular() && !keep(f.Name()) {
-			if err := ignoreMissing(os.Remove(filepath.Join(dir, f.Name()))); err != nil {
+			if err := durable.Missing(os.Remove(filepath.Join(dir, f.Name()))); err != nil {
 				return err
 			}
 		}

@@ -38,6 +38,7 @@ var hasher = rfc6962.DefaultHasher
 type tiles struct {
 	dir  string
 	size uint64
+	kept *kept // nil: every read is one of the disk
 }
 
 // open reads what the spec calls a partial resource, or, where that was
@@ -73,6 +74,10 @@ func readFile(path string, max int64) ([]byte, error) {
 // bundle returns the encoded leaves of one bundle: as many as there are before
 // the first that is short, with an error that says so.
 func (t tiles) bundle(index uint64) ([][]byte, error) {
+	return t.kept.entries(index, func() ([][]byte, error) { return t.readBundle(index) })
+}
+
+func (t tiles) readBundle(index uint64) ([][]byte, error) {
 	p := layout.PartialTileSize(0, index, t.size)
 	want := int(p)
 	if p == 0 {
@@ -99,6 +104,10 @@ func (t tiles) bundle(index uint64) ([][]byte, error) {
 
 // tile returns the hashes of one tile.
 func (t tiles) tile(level, index uint64) ([][]byte, error) {
+	return t.kept.hashes(level, index, func() ([][]byte, error) { return t.readTile(level, index) })
+}
+
+func (t tiles) readTile(level, index uint64) ([][]byte, error) {
 	p := layout.PartialTileSize(level, index, t.size)
 	want := int(p)
 	if p == 0 {
@@ -156,6 +165,9 @@ func (t tiles) node(id compact.NodeID) ([]byte, error) {
 	hi := lo + 1<<above
 	if hi > len(row) {
 		return nil, fmt.Errorf("%w: level %d has no node %d in a tree of %d", ErrTile, id.Level, id.Index, t.size)
+	}
+	if t.kept != nil {
+		return t.kept.inner(uint64(level), first/width, row)[above][lo>>above], nil
 	}
 	row = append([][]byte(nil), row[lo:hi]...)
 	for len(row) > 1 {

@@ -59,8 +59,15 @@ type Config struct {
 	// Wake, and the only one that trims.
 	Store *store.Store
 
-	// Every is the least time between two drains. Zero means one second: each
-	// drain rewrites the right edge, some 64 KiB.
+	// Roster, where given, is the hash of the roster that each new head names: who its
+	// witnesses are. Zero names that of the head before. It is called from any goroutine.
+	Roster func() [32]byte
+
+	// OnHead, where given, hears that Head has changed. It must not block.
+	OnHead func()
+
+	// Every is the least time between two drains; zero means one second. While leaves keep
+	// coming, those of routine kinds (Kind.Routine) wait for others, up to ten times as long.
 	Every time.Duration
 
 	Log     *slog.Logger          // nil: discard
@@ -72,8 +79,8 @@ type Head struct {
 	Size uint64   // leaves under the head
 	Root [32]byte // of the tree of these leaves
 	At   time.Time
-	// Unwitnessed is true: no peer has cosigned. The head binds the node, and
-	// shows nobody that others were given the same one.
+	// Unwitnessed is true until SetWitnessed has had this very head. Such a head
+	// binds the node, and shows nobody that others were given the same one.
 	Unwitnessed bool
 	Raw         []byte // the signed note
 }
@@ -88,14 +95,16 @@ type Trail struct {
 	w       *writer // owned by run once Open returned
 	healthy bool    // owned by run
 
-	head   atomic.Pointer[Head]
-	err    atomic.Pointer[error]
-	vkey   string
-	flush  chan chan error
-	stop   chan struct{}
-	done   chan struct{}
-	close  sync.Once
-	counts *metrics
+	head      atomic.Pointer[Head]
+	witnessed atomic.Pointer[Checkpoint] // the newest that SetWitnessed had; nil: none
+	cosigned  chan cosigned
+	err       atomic.Pointer[error]
+	vkey      string
+	flush     chan chan error
+	stop      chan struct{}
+	done      chan struct{}
+	close     sync.Once
+	counts    *metrics
 
 	mu   sync.Mutex // guards gaps, for a few instructions
 	gaps map[string]uint64
@@ -115,9 +124,15 @@ func Open(cfg Config) (*Trail, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.OnHead == nil {
+		cfg.OnHead = func() {}
+	}
+	if cfg.Roster == nil {
+		cfg.Roster = func() [32]byte { return [32]byte{} }
+	}
 	t := &Trail{
 		cfg: cfg, every: cfg.Every, log: cfg.Log, vkey: s.vkey, healthy: true,
-		flush: make(chan chan error), stop: make(chan struct{}), done: make(chan struct{}),
+		cosigned: make(chan cosigned), flush: make(chan chan error), stop: make(chan struct{}), done: make(chan struct{}),
 		gaps: map[string]uint64{}, gap: make(chan struct{}, 1),
 	}
 	if t.every <= 0 {
@@ -127,7 +142,10 @@ func Open(cfg Config) (*Trail, error) {
 		t.log = slog.New(slog.DiscardHandler)
 	}
 	dir := filepath.Join(cfg.Dir, fmt.Sprint(cfg.Epoch))
-	if t.w, err = openWriter(dir, s); err != nil {
+	if t.w, err = openWriter(dir, s, cfg.Roster); err != nil {
+		return nil, fmt.Errorf("trail %s: %w", dir, err)
+	}
+	if err := t.rememberWitnessed(); err != nil {
 		return nil, fmt.Errorf("trail %s: %w", dir, err)
 	}
 	if err := t.bind(origin); err != nil {
@@ -175,7 +193,7 @@ func (t *Trail) Gap(count uint64, why string) {
 	}
 	t.mu.Lock()
 	if _, ok := t.gaps[why]; !ok && len(t.gaps) >= maxReasons {
-		why = "various"
+		why = variousReasons
 	}
 	t.gaps[clip(why)] += count
 	t.mu.Unlock()
@@ -217,12 +235,16 @@ func (t *Trail) Close() error {
 func (t *Trail) run() {
 	defer close(t.done)
 	defer t.counts.unregister()
-	last := time.Now()
-	var due <-chan time.Time // set while something waits
-	if t.Err() != nil {
-		due = time.After(t.every)
-	}
+	pace := cadence{every: t.every}
+	pace.drained(time.Now(), t.Err())
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	for {
+		var due <-chan time.Time // nil while nothing waits
+		if !pace.due.IsZero() {
+			timer.Reset(time.Until(pace.due))
+			due = timer.C
+		}
 		select {
 		case <-t.stop:
 			t.report(t.drain())
@@ -230,25 +252,33 @@ func (t *Trail) run() {
 		case answer := <-t.flush:
 			err := t.drain()
 			t.report(err)
+			pace.drained(time.Now(), err)
 			answer <- err
+		case c := <-t.cosigned:
+			c.answer <- t.keepWitnessed(c.head)
 		case <-t.cfg.Store.Wake():
-			if due == nil {
-				due = time.After(t.every - time.Since(last))
-			}
-			continue
+			t.look(&pace)
 		case <-t.gap:
-			if due == nil {
-				due = time.After(t.every - time.Since(last))
-			}
-			continue
+			pace.hurry()
 		case <-due:
-			t.report(t.drain())
-		}
-		last, due = time.Now(), nil
-		if t.Err() != nil {
-			due = time.After(t.every)
+			err := t.drain()
+			t.report(err)
+			pace.drained(time.Now(), err)
 		}
 	}
+}
+
+// look tells the pace of leaves that are new in the outbox.
+func (t *Trail) look(pace *cadence) {
+	fresh, err := t.cfg.Store.Outbox(max(pace.seen, t.w.seq), manyRoutine)
+	if err != nil {
+		pace.hurry() // the drain meets it again
+	}
+	var kinds []string
+	for _, e := range fresh {
+		kinds, pace.seen = append(kinds, e.Kind), e.Seq
+	}
+	pace.came(kinds)
 }
 
 // report keeps the outcome of a drain and logs when it turns.

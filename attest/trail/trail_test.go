@@ -179,6 +179,23 @@ func TestGap(t *testing.T) {
 
 // What an outbox leaf cannot be is replaced by a gap that says so; a jump in
 // the sequence is one too. Nothing stands in the way of what follows.
+// What a transaction takes away it tells itself, in its place in the sequence.
+func TestGapOfATransaction(t *testing.T) {
+	b := newBench(t)
+	tr := b.open()
+	b.put(0, 2)
+	if err := b.s.Update(func(tx *store.Tx) error {
+		return errors.Join(AppendGap(tx, 0, "nothing"), AppendGap(tx, 7, "the oldest segment was removed"), tx.Delete("x", []byte("y")))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	b.put(2, 1)
+	b.flush(tr)
+	if r := b.wantGood(6); r.Lost != 7 || r.Kinds["gap"] != 1 {
+		t.Errorf("%d lost, %v", r.Lost, r.Kinds)
+	}
+}
+
 func TestOddLeaves(t *testing.T) {
 	b := newBench(t)
 	tr := b.open()
@@ -192,7 +209,6 @@ func TestOddLeaves(t *testing.T) {
 	if r := b.wantGood(7); r.Lost != 3 || r.Kinds["x.unregistered"] != 1 {
 		t.Errorf("lost %d, kinds %v", r.Lost, r.Kinds)
 	}
-	_ = tr.Close()
 
 	b.put(1, 3)
 	waiting, err := b.s.Outbox(0, 10)
@@ -202,7 +218,7 @@ func TestOddLeaves(t *testing.T) {
 	if err := b.s.Trim(waiting[1].Seq); err != nil {
 		t.Fatal(err)
 	}
-	b.close(b.open())
+	b.close(tr)
 	if r := b.wantGood(9); r.Lost != 5 {
 		t.Errorf("lost %d after two leaves went from the outbox", r.Lost)
 	}
@@ -243,7 +259,7 @@ func TestAtMostOnceASecond(t *testing.T) {
 		}
 		heads := map[uint64]bool{}
 		for i := range 100 { // ten seconds
-			if err := s.Update(func(tx *store.Tx) error { return Append(tx, StateOut, map[string]int{"n": i}) }); err != nil {
+			if err := s.Update(func(tx *store.Tx) error { return Append(tx, AdminAction, map[string]int{"n": i}) }); err != nil {
 				t.Fatal(err)
 			}
 			time.Sleep(100 * time.Millisecond)
@@ -262,6 +278,42 @@ func TestAtMostOnceASecond(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// A trail must contain the heads that others keep of it: those of its past, by its own key.
+func TestHeadsOfOthers(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	tr := b.open()
+	b.put(0, 300)
+	b.flush(tr)
+	past := tr.Head().Raw
+	b.close(tr)
+	older := filepath.Join(t.TempDir(), "older")
+	if err := os.CopyFS(older, os.DirFS(b.folder())); err != nil {
+		t.Fatal(err)
+	}
+	tr = b.open()
+	b.put(300, 10)
+	b.flush(tr)
+	stranger := newBench(t)
+	foreign := stranger.open().Head().Raw
+	for name, tt := range map[string]struct {
+		dir  string
+		head []byte
+		want error
+	}{
+		"of its past":    {b.folder(), past, nil},
+		"its own":        {b.folder(), tr.Head().Raw, nil},
+		"of its future":  {older, tr.Head().Raw, ErrRollback},
+		"by another key": {b.folder(), foreign, ErrCheckpoint},
+		"of nothing":     {b.folder(), []byte("x"), ErrCheckpoint},
+	} {
+		r, err := Verify(t.Context(), tt.dir, Options{Node: testNode, Heads: [][]byte{tt.head}})
+		if err != nil || !r.Integrity.Good || r.Completeness.Good != (tt.want == nil) || !errors.Is(r.Completeness.Err, tt.want) {
+			t.Errorf("a head %s: %+v, %+v, %v", name, r.Integrity, r.Completeness, err)
+		}
+	}
 }
 
 func TestOrigin(t *testing.T) {
@@ -295,7 +347,8 @@ func TestLeafVector(t *testing.T) {
 func TestKinds(t *testing.T) {
 	seen := map[string]bool{}
 	for _, k := range Kinds() {
-		if seen[k.Name()] || !validKind(k.Name()) || k.About() == "" || k.Class() != Each && k.Class() != Counted {
+		if seen[k.Name()] || !validKind(k.Name()) || k.About() == "" || k.Class() != Each && k.Class() != Counted ||
+			k.Unrecorded() != Closed && k.Unrecorded() != Gapped {
 			t.Errorf("kind %+v", k)
 		}
 		seen[k.Name()] = true

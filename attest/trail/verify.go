@@ -49,6 +49,15 @@ type Options struct {
 	// with OpenCheckpoint; it must lie in the trail's past. nil: none.
 	Known *Checkpoint
 
+	// Heads are signed heads of this trail that others keep, such as custodians: each must be by the trail's
+	// key and lie in its past, or completeness fails.
+	Heads [][]byte
+
+	// Later, where given, is the folder with the trails of all epochs, <state>/trail: where leaves of an
+	// ended epoch were removed by age, the trail of a later one says so. It is taken at its word:
+	// verify that one too.
+	Later string
+
 	// Progress, where given, is called now and then from Verify's goroutine.
 	Progress func(done, total uint64)
 
@@ -66,25 +75,62 @@ func Verify(ctx context.Context, dir string, o Options) (Report, error) {
 	if o.VerifierKey == "" && o.Node.IsZero() {
 		return Report{}, ErrNoTrust
 	}
-	r := Report{Unwitnessed: true, Kinds: map[string]uint64{}}
+	r := Report{Kinds: map[string]uint64{}}
 	raw, c, err := readHead(dir)
 	if err != nil {
 		return r, r.headFails(err)
 	}
 	r.Origin, r.Size, r.Root = c.Origin, c.Size, hex.EncodeToString(c.Root[:])
-	v, err := r.verifier(tiles{dir, c.Size}, o)
+	v, err := r.verifier(tiles{dir: dir, size: c.Size}, o)
 	if err != nil {
 		return r, r.headFails(err)
 	}
 	if c, err = openCheckpoint(raw, v); err != nil {
 		return r, r.headFails(err)
 	}
-	w := walk{tiles: tiles{dir, c.Size}, head: c, report: &r, o: o,
+	r.Head = c
+	known, err := r.remembered(dir, v, o)
+	if err != nil {
+		return r, err
+	}
+	w := walk{tiles: tiles{dir: dir, size: c.Size}, head: c, report: &r, o: o, remembered: known,
 		tree: (&compact.RangeFactory{Hash: hasher.HashChildren}).NewEmptyRange(0), edge: map[compact.NodeID][][]byte{}}
 	if err := w.run(ctx); err != nil {
 		return r, err
 	}
 	return r, w.beyond(ctx)
+}
+
+// remembered are the heads that must lie in the trail's past: the caller's, and the
+// witnessed one beside the trail.
+func (r *Report) remembered(dir string, v note.Verifier, o Options) (known []Checkpoint, err error) {
+	if o.Known != nil {
+		known = append(known, *o.Known)
+	}
+	for _, raw := range o.Heads {
+		c, err := openCheckpoint(raw, v)
+		if err != nil {
+			r.Completeness.fail(-1, time.Time{}, fmt.Errorf("a head that others keep: %w", err))
+			continue
+		}
+		known = append(known, c)
+	}
+	c, err := readWitnessed(dir)
+	if c == nil && err == nil {
+		return known, nil
+	}
+	if err == nil {
+		var opened Checkpoint
+		if opened, err = openCheckpoint(c.Raw, v); err == nil {
+			r.Witnessed = &opened
+			return append(known, opened), nil
+		}
+	}
+	if !errors.Is(err, ErrCheckpoint) {
+		return nil, err
+	}
+	r.Completeness.fail(-1, time.Time{}, fmt.Errorf("the witnessed head: %w", err))
+	return known, nil
 }
 
 // headFails turns a finding about the head into a verdict, and lets through

@@ -17,6 +17,8 @@ import (
 	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/storage/posix"
 	"k8s.io/klog/v2"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/durable"
 )
 
 // writer is the one that appends to a folder. It is owned by one goroutine.
@@ -33,6 +35,7 @@ type writer struct {
 	head   Checkpoint // last published; its size is at most size
 	at     time.Time  // when that was
 	seq    uint64     // of the last leaf
+	roster func() [32]byte
 }
 
 // silence keeps Tessera's library logger from writing to standard error. What
@@ -48,9 +51,9 @@ func (neverSigns) Sign([]byte) ([]byte, error) {
 
 // openWriter opens or begins a folder. A size of zero says that it has no
 // genesis yet. Errors wrap ErrDamaged, ErrCheckpoint, ErrSigner or the disk's.
-func openWriter(dir string, s *signer) (*writer, error) {
+func openWriter(dir string, s *signer, roster func() [32]byte) (*writer, error) {
 	silence()
-	w := &writer{dir: dir, signer: s}
+	w := &writer{dir: dir, signer: s, roster: roster}
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, err
 	}
@@ -88,7 +91,7 @@ func openWriter(dir string, s *signer) (*writer, error) {
 }
 
 func (w *writer) path() string { return filepath.Join(w.dir, layout.CheckpointPath) }
-func (w *writer) tiles() tiles { return tiles{w.dir, w.size} }
+func (w *writer) tiles() tiles { return tiles{dir: w.dir, size: w.size} }
 
 // begin publishes the empty head, so that from now on a folder without a head
 // is a damaged one.
@@ -193,9 +196,9 @@ func (w *writer) grow(leaves []Leaf) error {
 	return nil
 }
 
-// publish signs the tree as it stands, where it grew.
+// publish signs the tree as it stands, where it grew or is for other witnesses.
 func (w *writer) publish() error {
-	if w.size == w.head.Size {
+	if w.size == w.head.Size && (w.size == 0 || w.names() == w.head.Roster) {
 		return nil
 	}
 	if err := w.extends(); err != nil {
@@ -212,12 +215,20 @@ func (w *writer) publish() error {
 	return w.tiles().collect(before, w.size)
 }
 
+// names is the roster that the next head names: while none is known, that of the head before.
+func (w *writer) names() [32]byte {
+	if r := w.roster(); r != ([32]byte{}) {
+		return r
+	}
+	return w.head.Roster
+}
+
 func (w *writer) publishHead(size uint64, root [32]byte) error {
-	c, err := w.signer.head(size, root)
+	c, err := w.signer.head(size, root, w.names())
 	if err != nil {
 		return err
 	}
-	if err := writeFile(w.path(), c.Raw); err != nil {
+	if err := durable.Replace(w.path(), c.Raw, 0o644); err != nil {
 		return fmt.Errorf("publish head: %w", err)
 	}
 	w.head, w.at = c, time.Now()

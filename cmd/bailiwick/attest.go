@@ -196,7 +196,11 @@ func explainAttestation(w io.Writer, head *controlv1.View, n *controlv1.NodeAtte
 			text = c.Title
 		}
 		if c.Outcome == "failed" && c.File != "" {
-			text += fmt.Sprintf(" (%s:%d)", c.File, c.Line)
+			where := fmt.Sprintf("%s:%d", c.File, c.Line)
+			if c.Owner != "" {
+				where += ", owner " + c.Owner
+			}
+			text += " (" + where + ")"
 		}
 		rows = append(rows, []string{c.Outcome, c.Rule, c.By, text})
 	}

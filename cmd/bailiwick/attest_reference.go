@@ -75,7 +75,7 @@ new boot beside that of the old one (--add), and take the old one out afterwards
 			return writeReference(o.out, file, set, add)
 		},
 	}
-	c.Flags().StringVarP(&file, "output", "o", "-", "file to write; - is standard output")
+	c.Flags().StringVar(&file, "out", "-", "file to write; - is standard output")
 	c.Flags().StringVar(&name, "name", "", "name of the set (default: the node's)")
 	c.Flags().StringSliceVar(&pcrs, "pcr", learnedPCRs, "PCRs to learn")
 	c.Flags().BoolVar(&add, "add", false, "keep the other sets of the file")
@@ -154,7 +154,7 @@ func attestDiffCommand(o *options) *cobra.Command {
 				return err
 			}
 			changes := diff(a, b)
-			doc := output.Document{AsOf: time.Now().UTC()}
+			doc := output.Document{AsOf: time.Now().UTC(), Items: []json.RawMessage{}}
 			for _, c := range changes {
 				item, err := json.Marshal(c)
 				if err != nil {
@@ -178,10 +178,8 @@ func attestDiffCommand(o *options) *cobra.Command {
 // proves now.
 func (o *options) boot(arg string) (reference, error) {
 	file, name, named := strings.Cut(arg, "#")
-	if _, err := os.Stat(file); err != nil {
-		if named || strings.ContainsAny(arg, "./") && !strings.HasPrefix(arg, "spiffe://") {
-			return reference{}, err
-		}
+	isPath := named || strings.ContainsAny(arg, "./") && !strings.HasPrefix(arg, "spiffe://")
+	if info, err := os.Stat(file); !isPath && (err != nil || !info.Mode().IsRegular()) { // a node's folder may have its name
 		_, n, err := o.attestation(arg)
 		if err != nil {
 			return reference{}, err

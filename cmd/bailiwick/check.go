@@ -1,12 +1,17 @@
 package main
 
 import (
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/issuing"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/output"
 )
 
 func checkCommand(o *options) *cobra.Command {
@@ -18,46 +23,61 @@ func checkCommand(o *options) *cobra.Command {
 			Args:  cobra.ExactArgs(1),
 			RunE: func(_ *cobra.Command, args []string) error {
 				c, err := config.Load(args[0])
-				if err != nil {
+				if err == nil && c.Issuer != nil {
+					err = issuing.CheckEntries(c)
+				}
+				if errors.Is(err, config.ErrUnreadable) {
 					return err
 				}
-				if c.Issuer != nil {
-					for _, path := range c.Issuer.Entries {
-						if _, err := config.LoadEntries(string(path), c.Node.TrustDomain()); err != nil {
-							return err
-						}
-					}
+				if err != nil {
+					return errors.Join(tellMistakes(o, err), err)
 				}
 				return o.tell(map[string]any{"file": args[0], "node": c.Node.String(), "mistakes": 0},
 					fmt.Sprintf("%s: no mistakes; it configures %s", args[0], c.Node))
 			},
 		},
-		&cobra.Command{
-			Use:   "tpm [DEVICE]",
-			Short: "Open a TPM (/dev/tpmrm0, unix:/path, tcp:host:port) and read its counters",
-			Args:  cobra.MaximumNArgs(1),
-			RunE: func(_ *cobra.Command, args []string) error {
-				device := "/dev/tpmrm0"
-				if len(args) == 1 {
-					device = args[0]
-				}
-				return checkTPM(o, device)
-			},
-		},
+		checkTPMCommand(o),
 	)
 	return c
 }
 
-func checkTPM(o *options, device string) error {
-	d, err := tpm.Open(device)
-	if err != nil {
-		return err
+// mistake is a config.Mistake as programs read it.
+type mistake struct {
+	File  string `json:"file"`
+	Line  int    `json:"line"` // 0 where there is no line to point at
+	Field string `json:"field"`
+	Found string `json:"found"`
+	Want  string `json:"want"`
+}
+
+// tellMistakes prints the mistakes in err for programs. People read the error.
+func tellMistakes(o *options, err error) error {
+	doc := output.Document{AsOf: time.Now().UTC(), Items: []json.RawMessage{}}
+	for _, m := range mistakesIn(err) {
+		b, err := json.Marshal(m)
+		if err != nil {
+			return err
+		}
+		doc.Items = append(doc.Items, b)
 	}
-	defer d.Close()
-	n, err := d.Counters()
-	if err != nil {
-		return err
+	return output.Write(o.out, o.format, doc, func(io.Writer) {})
+}
+
+// mistakesIn finds the mistakes of each file in err. What is wrong and is no mistake in
+// a file's form, such as entries that contradict each other, is one without a place.
+func mistakesIn(err error) (out []mistake) {
+	var m *config.Mistakes
+	if !errors.As(err, &m) {
+		return []mistake{{Want: err.Error()}}
 	}
-	return o.tell(map[string]any{"device": device, "starts": n.Starts, "epoch": n.Epoch},
-		fmt.Sprintf("%s answers; starts %d, epoch %d", device, n.Starts, n.Epoch))
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		for _, e := range joined.Unwrap() {
+			out = append(out, mistakesIn(e)...)
+		}
+		return out
+	}
+	for _, e := range m.List {
+		out = append(out, mistake{m.File, e.Line, e.Field, e.Found, e.Want})
+	}
+	return out
 }

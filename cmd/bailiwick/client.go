@@ -15,6 +15,8 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/dev"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/explain"
+	"github.com/bailiwick-mesh/bailiwick/gossip/client"
+	"github.com/bailiwick-mesh/bailiwick/gossip/client/statev1"
 )
 
 const (
@@ -27,6 +29,7 @@ type target struct {
 	name   string
 	socket string
 	controlv1.ControlClient
+	state statev1.StateClient
 }
 
 // targets are the nodes to ask: the one given by --socket, the dev fleet of this
@@ -70,7 +73,8 @@ func dial(name, socket string) target {
 			return d.DialContext(ctx, "unix", socket)
 		},
 	}}
-	return target{name: name, socket: socket, ControlClient: controlv1.NewControlClient(client, "http://bailiwick")}
+	const base = "http://bailiwick"
+	return target{name: name, socket: socket, ControlClient: controlv1.NewControlClient(client, base), state: statev1.NewStateClient(client, base)}
 }
 
 // reached gives an error of a call its kind, which has a code and an exit code,
@@ -87,11 +91,23 @@ func (t target) reached(err error) error {
 	case !connect.IsWireError(err):
 		return fmt.Errorf("%s: %w: %s: %s", t.name, explain.ErrUnreachable, t.socket, cause(err))
 	}
+	if e, ok := explain.Find(refused.Meta().Get(client.CodeHeader)); ok {
+		return fmt.Errorf("%s: %w", t.name, said{refused.Message(), e.Is})
+	}
 	if kind := kinds[refused.Code()]; kind != nil {
 		return fmt.Errorf("%s: %w: %s", t.name, kind, refused.Message())
 	}
 	return fmt.Errorf("%s: %s", t.name, refused.Message())
 }
+
+// said is an error of the node's: its words, and what they are about.
+type said struct {
+	words string
+	is    error
+}
+
+func (s said) Error() string { return s.words }
+func (s said) Unwrap() error { return s.is }
 
 var kinds = map[connect.Code]error{
 	connect.CodePermissionDenied:   explain.ErrRefused,

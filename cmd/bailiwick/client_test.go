@@ -16,11 +16,13 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/explain"
+	"github.com/bailiwick-mesh/bailiwick/gossip/client/statev1"
 )
 
 // answering is a node that says what it is given.
 type answering struct {
 	controlv1.UnimplementedControlHandler
+	statev1.UnimplementedStateHandler
 	status *controlv1.StatusResponse
 	err    error
 }
@@ -29,7 +31,7 @@ func (a answering) Status(context.Context, *controlv1.StatusRequest) (*controlv1
 	return a.status, a.err
 }
 
-func (a answering) PutState(context.Context, *controlv1.PutStateRequest) (*controlv1.PutStateResponse, error) {
+func (a answering) Put(context.Context, *statev1.PutRequest) (*statev1.WriteResponse, error) {
 	return nil, a.err
 }
 
@@ -43,7 +45,7 @@ func (a answering) ListCases(context.Context, *controlv1.ListCasesRequest) (*con
 func serve(t *testing.T, a answering) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "control.sock")
-	s, err := control.Listen(path, a)
+	s, err := control.Listen(path, "", func(ctx context.Context, _ control.Call) (context.Context, error) { return ctx, nil }, a, a)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -89,8 +91,8 @@ func TestStatusOfOneNode(t *testing.T) {
 func TestQuarantineList(t *testing.T) {
 	_, out, _ := run("quarantine", "list", "--socket", serve(t, answering{status: well("n1")}))
 	want := headline(well("n1").View) + `
-SEEN_BY  CASE          ACCUSED  STANDING     CLASS         SINCE                 PROOF
-n1       157b041928bf  n2       quarantined  equivocation  2026-11-21T10:00:00Z  994 bytes
+SEEN_BY  CASE          ACCUSED  STANDING     CLASS         SINCE                 PROOF      SESSIONS
+n1       157b041928bf  n2       quarantined  equivocation  2026-11-21T10:00:00Z  994 bytes  cut
 `
 	if out != want {
 		t.Errorf("got:\n%s\nwant:\n%s", out, want)

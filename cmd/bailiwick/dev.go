@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -8,6 +9,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -240,15 +242,18 @@ func waitUp(ctx context.Context, o *options, f *dev.Fleet, say func(string)) err
 	tick := time.NewTicker(100 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		up, missing := 0, ""
+		up, missing, log := 0, "", ""
 		got, errs := answers(fleetTargets(f), func(ctx context.Context, t target) (*controlv1.StatusResponse, error) {
 			return t.Status(ctx, &controlv1.StatusRequest{})
 		})
 		for i, s := range got {
 			if why := dev.Missing(f, f.Nodes[i], s); why == "" {
 				up++
-			} else if missing = f.Nodes[i].Name + ": " + why; errs[i] != nil {
-				missing = f.Nodes[i].Name + ": not answering yet"
+			} else {
+				missing, log = f.Nodes[i].Name+": "+why, filepath.Join(f.Nodes[i].Dir, "log")
+				if errs[i] != nil {
+					missing = f.Nodes[i].Name + ": not answering yet"
+				}
 			}
 		}
 		if up == len(got) {
@@ -260,10 +265,25 @@ func waitUp(ctx context.Context, o *options, f *dev.Fleet, say func(string)) err
 			if errors.Is(ctx.Err(), context.Canceled) {
 				return ctx.Err()
 			}
-			return fmt.Errorf("%w: after %s, %s; see the log files below %s/nodes", dev.ErrNotUp, upPatience, missing, f.Dir)
+			return fmt.Errorf("%w: after %s, %s; see %s%s", dev.ErrNotUp, upPatience, missing, log, lastError(log))
 		case <-tick.C:
 		}
 	}
+}
+
+// lastError is what a node said last when it ended by itself, if it did.
+func lastError(log string) string {
+	b, err := os.ReadFile(log)
+	if err != nil {
+		return ""
+	}
+	const begin = "\nbailiwick: "
+	i := bytes.LastIndex(b, []byte(begin))
+	if i < 0 || bytes.Contains(b[i:], []byte("\ntime=")) { // it has started since
+		return ""
+	}
+	line, _, _ := strings.Cut(string(b[i+len(begin):]), "\n")
+	return ", which ends with " + line
 }
 
 func fleetTargets(f *dev.Fleet) (out []target) {

@@ -14,11 +14,12 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/explain"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/output"
+	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
 )
 
 func quarantineCommand(o *options) *cobra.Command {
 	c := &cobra.Command{Use: "quarantine", Short: "Peers that are shut out, and the evidence"}
-	c.AddCommand(quarantineListCommand(o), quarantineShowCommand(o), quarantineReleaseCommand(o))
+	c.AddCommand(quarantineListCommand(o), quarantineShowCommand(o), quarantineVerifyCommand(o), quarantineReleaseCommand(o), quarantineHistoryCommand(o))
 	return c
 }
 
@@ -62,13 +63,24 @@ func quarantineList(o *options) error {
 			rows = append(rows, []string{shortID(r.View.ViewOf), "-", "nobody"})
 		}
 		for _, c := range r.Cases {
-			rows = append(rows, []string{shortID(r.View.ViewOf), c.Id, shortID(c.Accused), c.Standing, c.Class, c.Since.AsTime().Format(time.RFC3339), fmt.Sprintf("%d bytes", c.EvidenceBytes)})
+			rows = append(rows, []string{shortID(r.View.ViewOf), c.Id, shortID(c.Accused), c.Standing, c.Class, c.Since.AsTime().Format(time.RFC3339), fmt.Sprintf("%d bytes", c.EvidenceBytes), sessionsOf(c)})
 		}
 	}
 	return output.Write(o.out, o.format, doc, func(w io.Writer) {
 		fmt.Fprintln(w, headline(head))
-		output.Columns(w, "SEEN_BY CASE ACCUSED STANDING CLASS SINCE PROOF", rows)
+		output.Columns(w, "SEEN_BY CASE ACCUSED STANDING CLASS SINCE PROOF SESSIONS", rows)
 	})
+}
+
+// sessionsOf says what became of sessions with an accused.
+func sessionsOf(c *controlv1.Case) string {
+	switch {
+	case c.Capped:
+		return "kept (cap)"
+	case c.Standing == quarantine.Held.String() || c.Standing == quarantine.Quarantined.String() || c.Standing == quarantine.Revoked.String():
+		return "cut"
+	}
+	return "-"
 }
 
 func quarantineShowCommand(o *options) *cobra.Command {
@@ -127,10 +139,14 @@ func quarantineShow(o *options, id string) error {
 func quarantineReleaseCommand(o *options) *cobra.Command {
 	var reason string
 	c := &cobra.Command{
-		Use:     "release ID --reason TEXT",
-		Short:   "Let a node back in, signed by the region's authority (ask the authority's node)",
-		Example: `  bailiwick quarantine release 157b041928bf --reason "its disk image ran twice"`,
-		Args:    cobra.ExactArgs(1),
+		Use:   "release ID --reason TEXT",
+		Short: "Let a node back in, signed by the region's authority (ask the authority's node)",
+		Long: `Release lets a node back in that is quarantined. The region's authority signs it: ask the
+authority's node. Where ID is that of a record that status shows as parked, it has the
+node that is asked try that record again; nobody signs anything.`,
+		Example: `  bailiwick quarantine release 157b041928bf --reason "its disk image ran twice"
+  bailiwick quarantine release --node east-n2 1f0c53a0be77 --reason "policy 12 mends it"`,
+		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if reason == "" {
 				return &usageError{errors.New("--reason TEXT is required: it is kept in the signed release")}
@@ -146,6 +162,10 @@ func quarantineReleaseCommand(o *options) *cobra.Command {
 				return t.reached(err)
 			}
 			return output.Write(o.out, o.format, releaseDocument(args[0], r), func(w io.Writer) {
+				if r.Standing == "unparked" {
+					fmt.Fprintf(w, "record %s is tried again at %s\n", args[0], shortID(r.View.ViewOf))
+					return
+				}
 				fmt.Fprintf(w, "case %s: standing is now %s, signed by the authority at %s\n", args[0], r.Standing, shortID(r.View.ViewOf))
 			})
 		},

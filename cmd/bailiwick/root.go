@@ -36,7 +36,7 @@ func execute(args []string, out, errOut io.Writer) int {
 	}
 	var usage *usageError
 	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
-		fmt.Fprintf(errOut, "bailiwick: %s\nSee: %s --help\n", strings.TrimSpace(err.Error()), ran.CommandPath())
+		fmt.Fprintf(errOut, "bailiwick: %s%s\nSee: %s --help\n", strings.TrimSpace(err.Error()), meant(ran, err.Error()), ran.CommandPath())
 		return explain.Usage
 	}
 	var quiet *exitCode
@@ -45,6 +45,21 @@ func execute(args []string, out, errOut io.Writer) int {
 	}
 	explain.Print(errOut, err)
 	return explain.Exit(err)
+}
+
+// meant is what a wrong command line most likely should have been, or nothing.
+func meant(ran *cobra.Command, said string) string {
+	if typed, ok := strings.CutPrefix(said, "unknown command "); ok && !strings.Contains(said, "Did you mean") {
+		typed, _, _ = strings.Cut(strings.TrimPrefix(typed, `"`), `"`)
+		ran.SuggestionsMinimumDistance = 2
+		if near := ran.SuggestionsFor(typed); len(near) > 0 {
+			return "; did you mean " + strings.Join(near, " or ") + "?"
+		}
+	}
+	if strings.Contains(said, " arg(s), ") { // cobra counts them and does not name them
+		return ": " + ran.UseLine()
+	}
+	return ""
 }
 
 // usageError is a wrong command line.
@@ -76,16 +91,16 @@ Exit codes: 0 ok, 1 failed, 2 usage, 3 unreachable, 4 denied, 5 degraded.`,
 	flags.VarP(&o.format, "output", "o", "output format")
 	flags.StringVar(&o.socket, "socket", "", "control socket to ask (default: this folder's dev fleet, else\n"+systemSocket+")")
 	flags.StringVar(&o.node, "node", "", "node of the dev fleet to ask")
-	_ = root.RegisterFlagCompletionFunc("output", cobra.FixedCompletions([]string{"table", "json", "yaml"}, cobra.ShellCompDirectiveNoFileComp))
+	complete(root, "output", "table", "json", "yaml")
 	_ = root.RegisterFlagCompletionFunc("node", completeNodes)
 	for _, g := range []struct {
 		title    string
 		commands []*cobra.Command
 	}{
 		{"Run:", []*cobra.Command{runCommand(o), devCommand(o)}},
-		{"Ask a node:", []*cobra.Command{statusCommand(o), getCommand(o), whyCommand(o), attestCommand(o), quarantineCommand(o)}},
-		{"Tell a node:", []*cobra.Command{putCommand(o), deleteCommand(o)}},
-		{"Offline:", []*cobra.Command{checkCommand(o), trailCommand(o), explainCommand(o), versionCommand(o)}},
+		{"Ask a node:", []*cobra.Command{statusCommand(o), getCommand(o), describeCommand(o), watchCommand(o), whyCommand(o), attestCommand(o), quarantineCommand(o)}},
+		{"Tell a node:", []*cobra.Command{putCommand(o), deleteCommand(o), entryCommand(o), devidCommand(o)}},
+		{"Offline:", []*cobra.Command{trustCommand(o), policyCommand(o), checkCommand(o), trailCommand(o), explainCommand(o), versionCommand(o)}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
 		for _, c := range g.commands {
@@ -146,6 +161,11 @@ func (o *options) tell(item map[string]any, text ...string) error {
 			fmt.Fprintln(w, line)
 		}
 	})
+}
+
+// complete offers the values that a flag of a command takes.
+func complete(c *cobra.Command, flag string, values ...string) {
+	_ = c.RegisterFlagCompletionFunc(flag, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp))
 }
 
 func explainCommand(o *options) *cobra.Command {

@@ -20,7 +20,10 @@ func TestUsageErrors(t *testing.T) {
 		"status -o xml":                  "want table, json or yaml",
 		"dev cut":                        "See: bailiwick dev cut --help",
 		"dev nonsense":                   `unknown command "nonsense"`,
-		"check config":                   "accepts 1 arg",
+		"check config":                   "accepts 1 arg(s), received 0: bailiwick check config FILE",
+		"policy chek":                    "did you mean check?",
+		"policy shadow strat":            "did you mean start?",
+		"polcy":                          "policy",
 		"quarantine release 0123":        "--reason TEXT is required",
 		"trail verify":                   "say whose trail",
 		"trail verify DIR --id nonsense": "--id: ",
@@ -28,7 +31,7 @@ func TestUsageErrors(t *testing.T) {
 		"explain BW9999":                 "bailiwick explain lists them",
 		"check config /dev/null":         "BW1002",
 		"run --config /dev/null":         "BW1002",
-		"put /node/n1/x-a/b":             "accepts 2 arg",
+		"put /node/n1/x-a/b":             "want a VALUE",
 		"quarantine show":                "accepts 1 arg",
 	} {
 		code, out, errOut := run(strings.Fields(line)...)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"log/slog"
+	"os"
 	"os/signal"
 	"syscall"
 
@@ -14,12 +15,18 @@ import (
 
 func runCommand(o *options) *cobra.Command {
 	var path string
+	var overrides []config.Override
 	c := &cobra.Command{
 		Use:   "run --config FILE",
 		Short: "Run this node's sidecar until it is told to stop",
-		Args:  cobra.NoArgs,
+		Long: `Run this node's sidecar until SIGTERM or SIGINT.
+
+At SIGHUP it reads again what an operator changes while it runs: the files of
+trust.records and policy and, on an issuer, of issuer.entries. What is wrong in them
+is logged, and what was in force before stays.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := config.Load(path)
+			c, err := config.Load(path, overrides...)
 			if err != nil {
 				return err
 			}
@@ -30,9 +37,18 @@ func runCommand(o *options) *cobra.Command {
 			}
 			ctx, stop := signal.NotifyContext(cmd.Context(), syscall.SIGTERM, syscall.SIGINT)
 			defer stop()
-			return app.Run(ctx, c, versionString(), slog.New(handler))
+			reload := make(chan os.Signal, 1)
+			signal.Notify(reload, syscall.SIGHUP)
+			defer signal.Stop(reload)
+			return app.Run(ctx, c, versionString(), slog.New(handler), reload, func(err error) string { e, _ := explain.Of(err); return e.Code })
 		},
 	}
 	c.Flags().StringVar(&path, "config", "/etc/bailiwick/bailiwick.yaml", "the node's configuration")
+	c.Flags().Func("tpm", "auto, required or off, instead of the configuration's tpm.mode", func(s string) error {
+		var mode config.TPMMode
+		err := mode.UnmarshalText([]byte(s))
+		overrides = append(overrides, func(c *config.Config) { c.TPM.Mode = mode })
+		return err
+	})
 	return c
 }

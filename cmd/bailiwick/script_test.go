@@ -21,11 +21,14 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/keyfile"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/dev"
+	"github.com/bailiwick-mesh/bailiwick/policy/builtin"
+	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 )
 
 // patience is how long a command that waits does so before it fails the script.
-const patience = 30 * time.Second
+const patience = 90 * time.Second
 
 // TestMain lets this binary be the command, also under the names that a dev fleet
 // gives its sample workloads.
@@ -42,29 +45,57 @@ func TestMain(m *testing.M) {
 //
 //	exits CODE COMMAND...       runs a command that must end with this exit code
 //	until REGEXP COMMAND...     runs a command until its output matches
+//	other REGEXP COMMAND...     the same as user $OTHER: another one than the nodes', if we may
 //	json PATH REGEXP            all values at a path of the JSON on stdout match
 //	capture NAME REGEXP         sets a variable to the group of a match in stdout
-//	signal NAME SIGNAL          signals a process of the fleet, by its name
+//	signal NAME TERM|KILL|HUP   signals a process of the fleet, by its name; it ends, but for HUP
 //	grows CLIENT ok|refused N   waits until a sample client counted N more
 //	counts CLIENT ok|refused N  a sample client counted exactly N so far
 //	steady since                notes what was refused so far; then
 //	steady CLIENT...            nothing more was refused since
 //	uncrashed                   no process of the fleet crashed, to be asked before it is cleaned
-//	post NODE METHOD JSON       calls a node's local API as curl does, over plain HTTP
+//	post NODE METHOD JSON       calls a node's local API as curl does, by its name or socket
+//	join FILE PART...           writes files one after the other into one
 //	occupy udp|tcp ADDRESS      holds an address until the script ends
+//	machine NAME                starts a software TPM: $NAME_TPM, $NAME_BOOTLOG
+//	program NAME...             makes sample workloads
+//	expand FILE...              puts variables into files
+//	spire-server localauthority x509 ...   rotates a root, as the stock command does
+//	clear NODE                  clears a node's TPM, as tpm2_clear does
+//	cut-power NODE N EPOCH      kills a node N times; each time it comes back and writes in this epoch
+//	certify DIR                 makes ca.pem, and cert.pem and key.pem of a machine under it
+//	fingerprint NAME FILE       sets a variable to the SHA-1 of a certificate
+//	free udp|tcp NAME           sets a variable to an address that nobody holds
+//	unattested TRUST_DOMAIN     signs a global policy that lets its unattested nodes call
+//	tpm NODE KILL|STOP|CONT|START   what befalls a node's TPM
+//	disk NODE SIZE              gives a node that is stopped a disk of its own, where [disks] can be made
+//	fill NODE                   fills that disk; room NODE gives the space back
+//	put-until TEXT NODE         writes at a node until it refuses with this text: $N were acknowledged
+//	policy global|REGION DIR    signs the next version of a policy: the dev one, with the
+//	                            data.json of DIR laid over its own and DIR's schemas
 func TestScripts(t *testing.T) {
 	testscript.RunT(oneAtATime{t}, testscript.Params{
 		Dir:                "testdata",
 		RequireUniqueNames: true,
 		Setup: func(e *testscript.Env) error {
+			e.Setenv("OTHER", strconv.Itoa(otherUser()))
+			e.Setenv("UID", strconv.Itoa(os.Getuid()))
 			e.Setenv("BAILIWICK_SWTPM_ROOT", os.Getenv("BAILIWICK_SWTPM_ROOT"))
 			e.Values[sinceKey{}] = map[string]uint64{}
 			e.Defer(func() { cleanUp(e.T().(oneAtATime).T, e.WorkDir) })
 			return nil
 		},
+		Condition: func(c string) (bool, error) {
+			if c == "disks" {
+				return mayMount(t), nil
+			}
+			return false, fmt.Errorf("no condition %q", c)
+		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": cmdExits, "until": cmdUntil, "json": cmdJSON, "capture": cmdCapture,
+			"exits": cmdExits, "until": cmdUntil, "other": cmdOther, "json": cmdJSON, "capture": cmdCapture,
 			"signal": cmdSignal, "grows": cmdGrows, "counts": cmdCounts, "steady": cmdSteady, "occupy": cmdOccupy, "post": cmdPost,
+			"free": cmdFree, "certify": cmdCertify, "clear": cmdClear, "cut-power": cmdCutPower, "fingerprint": cmdFingerprint, "machine": cmdMachine, "expand": cmdExpand, "program": cmdProgram, "spire-server": cmdSpireServer, "unattested": cmdUnattested, "join": cmdJoin, "collector": cmdCollector, "policy": cmdPolicy, "ext-authz": cmdExtAuthz, "authzen": cmdAuthZEN,
+			"disk": cmdDisk, "fill": cmdFill, "room": cmdRoom, "tpm": cmdTPM, "put-until": cmdPutUntil,
 			"uncrashed": func(ts *testscript.TestScript, _ bool, _ []string) { crashed(ts.Fatalf, fleet(ts)) },
 		},
 	})
@@ -137,6 +168,15 @@ func ending(log string) string {
 	return strings.Join(lines[max(0, len(lines)-15):], "")
 }
 
+func cmdJoin(ts *testscript.TestScript, neg bool, args []string) {
+	plain(ts, neg, args, 2, "join FILE PART...")
+	var whole strings.Builder
+	for _, part := range args[1:] {
+		whole.WriteString(ts.ReadFile(part))
+	}
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(whole.String()), 0o600))
+}
+
 type sinceKey struct{}
 
 // plain refuses `!` and wrong numbers of arguments.
@@ -166,13 +206,43 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 
 func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
 	plain(ts, neg, args, 2, "until REGEXP COMMAND...")
+	until(ts, args, func() *exec.Cmd { return exec.Command(args[1], args[2:]...) })
+}
+
+// otherUser is who runs other: nobody in particular where we are root.
+func otherUser() int {
+	if os.Getuid() == 0 {
+		return 4711
+	}
+	return os.Getuid()
+}
+
+func cmdOther(ts *testscript.TestScript, neg bool, args []string) {
+	plain(ts, neg, args, 2, "other REGEXP COMMAND...")
+	path, err := exec.LookPath(args[1])
+	ts.Check(err)
+	program, err := os.Open(path)
+	ts.Check(err)
+	defer program.Close()
+	until(ts, args, func() *exec.Cmd {
+		// By its descriptor: the folders above it are not for everybody.
+		cmd := &exec.Cmd{Path: "/proc/self/fd/3", Args: args[1:], ExtraFiles: []*os.File{program}, SysProcAttr: &syscall.SysProcAttr{}}
+		if uid := uint32(otherUser()); os.Getuid() == 0 {
+			cmd.SysProcAttr.Credential = &syscall.Credential{Uid: uid, Gid: uid}
+		}
+		return cmd
+	})
+}
+
+// until runs commands until the output of one matches args[0].
+func until(ts *testscript.TestScript, args []string, command func() *exec.Cmd) {
 	want, err := regexp.Compile("(?m)" + args[0])
 	ts.Check(err)
 	var stdout, stderr strings.Builder
 	poll(ts, func() string { // not by ts.Exec, which would log every attempt
 		stdout.Reset()
 		stderr.Reset()
-		cmd := exec.Command(args[1], args[2:]...)
+		cmd := command()
 		cmd.Dir, cmd.Stdout, cmd.Stderr = ts.MkAbs("."), &stdout, &stderr
 		err := cmd.Run()
 		if want.MatchString(stdout.String()) {
@@ -275,10 +345,10 @@ func fleet(ts *testscript.TestScript) *dev.Fleet {
 }
 
 func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
-	plain(ts, neg, args, 2, "signal NAME TERM|KILL")
-	sig, ok := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL}[args[1]]
+	plain(ts, neg, args, 2, "signal NAME TERM|KILL|HUP|STOP|CONT")
+	sig, ok := map[string]syscall.Signal{"TERM": syscall.SIGTERM, "KILL": syscall.SIGKILL, "HUP": syscall.SIGHUP, "STOP": syscall.SIGSTOP, "CONT": syscall.SIGCONT}[args[1]]
 	if !ok {
-		ts.Fatalf("signal %s: want TERM or KILL", args[1])
+		ts.Fatalf("signal %s: want TERM, KILL, HUP, STOP or CONT", args[1])
 	}
 	var p struct {
 		PID int `json:"pid"`
@@ -286,6 +356,9 @@ func cmdSignal(ts *testscript.TestScript, neg bool, args []string) {
 	pidFile := filepath.Join(fleet(ts).RunDir, args[0]+".pid")
 	ts.Check(json.Unmarshal([]byte(ts.ReadFile(pidFile)), &p))
 	ts.Check(syscall.Kill(p.PID, sig))
+	if sig != syscall.SIGTERM && sig != syscall.SIGKILL {
+		return
+	}
 	poll(ts, func() string { // the supervisor reaps it, or it is nobody's child
 		if err := syscall.Kill(p.PID, 0); errors.Is(err, syscall.ESRCH) {
 			return ""
@@ -362,12 +435,16 @@ func cmdOccupy(ts *testscript.TestScript, neg bool, args []string) {
 
 func cmdPost(ts *testscript.TestScript, neg bool, args []string) {
 	plain(ts, neg, args, 3, "post NODE METHOD JSON")
-	n, err := fleet(ts).Node(args[0])
-	ts.Check(err)
+	socket := args[0]
+	if !filepath.IsAbs(socket) {
+		n, err := fleet(ts).Node(socket)
+		ts.Check(err)
+		socket = n.ControlSocket
+	}
 	client := &http.Client{Timeout: patience, Transport: &http.Transport{
 		DisableKeepAlives: true,
 		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", n.ControlSocket)
+			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 	}}
 	resp, err := client.Post("http://bailiwick/bailiwick.control.v1.Control/"+args[1], "application/json", strings.NewReader(args[2]))
@@ -375,4 +452,39 @@ func cmdPost(ts *testscript.TestScript, neg bool, args []string) {
 	defer resp.Body.Close()
 	_, err = io.Copy(ts.Stdout(), resp.Body)
 	ts.Check(err)
+}
+
+func cmdFree(ts *testscript.TestScript, neg bool, args []string) {
+	plain(ts, neg, args, 2, "free udp|tcp NAME")
+	if args[0] == "udp" {
+		c, err := net.ListenPacket("udp", "127.0.0.1:0")
+		ts.Check(err)
+		ts.Setenv(args[1], c.LocalAddr().String())
+		ts.Check(c.Close())
+		return
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	ts.Check(err)
+	ts.Setenv(args[1], l.Addr().String())
+	ts.Check(l.Close())
+}
+
+func cmdUnattested(ts *testscript.TestScript, neg bool, args []string) {
+	plain(ts, neg, args, 1, "unattested TRUST_DOMAIN")
+	dir := filepath.Join(fleet(ts).Dir, "global")
+	key, err := keyfile.Open(filepath.Join(dir, "global.key.pem"))
+	ts.Check(err)
+	level := builtin.Dev("east")[0]
+	level.Data["connect"].(map[string]any)["unattested_trust_domains"] = []any{args[0]}
+	content, err := bundle.Content{Modules: level.Modules, Data: level.Data}.Encode()
+	ts.Check(err)
+	from := time.Now().Add(-time.Minute)
+	signed, err := bundle.Sign(key, bundle.Record{
+		Level: level.Name, Scope: bundle.ScopeMesh, Version: 2, Parent: bundle.Parent{Scope: bundle.ScopeMesh, Version: 1}, Mode: bundle.Enforce,
+		StaleMode: bundle.StaleContinue, Author: "spiffe://dev.example/global", Requires: bundle.Features, NotBefore: from.Unix(), NotAfter: from.Add(time.Hour).Unix(),
+	}, content)
+	ts.Check(err)
+	joined, err := bundle.Join(signed, content)
+	ts.Check(err)
+	ts.Check(os.WriteFile(filepath.Join(dir, "global.policy"), joined, 0o600))
 }

@@ -33,6 +33,22 @@ func well(name string) *controlv1.StatusResponse {
 	}
 }
 
+func TestThinText(t *testing.T) {
+	for want, p := range map[string]*controlv1.PeerStatus{
+		"":                         {},
+		" headers":                 {Mode: "headers"},
+		" 2048B/s":                 {Mode: "full", Budget: 2048, SentBytes: 99},
+		" tree 512B/s 70000B wait": {Mode: "tree", Budget: 512, WaitingBytes: 70000},
+	} {
+		if got := thinText(p); got != want {
+			t.Errorf("%v: %q, want %q", p, got, want)
+		}
+	}
+	if got := thinText(&controlv1.PeerStatus{Mode: "full", WaitingBytes: 3}); got != "" {
+		t.Errorf("a full link: %q", got)
+	}
+}
+
 func TestDebtText(t *testing.T) {
 	tests := []struct {
 		name string
@@ -65,24 +81,33 @@ func TestHeadline(t *testing.T) {
 func TestStatusTable(t *testing.T) {
 	behind := well("n3")
 	behind.View.Debt.Records, behind.View.Debt.OldestSeconds = 3, 4
+	behind.Peers[0].MissingRecords, behind.Peers[0].MissingBytes, behind.Peers[0].MissingSeconds = 3, 900, 12
 	behind.Self.Identity.Stale, behind.Self.Trail.Size = true, 0
-	behind.Self.Warnings = []string{"renewal fails: no issuer"}
+	behind.Self.Warnings = []string{"renewal fails: no issuer\nissuer 2: refused"}
+	behind.Peers[0].OwedRecords, behind.Peers[0].OwedSeconds = 2, 1
+	behind.Self.Policy.Drift = &controlv1.PolicyDrift{Nodes: 3}
+	behind.Peers[0].Policy = &controlv1.NodePolicy{Revision: "r"}
+	first := well("n1")
+	first.Self.Policy.Drift = &controlv1.PolicyDrift{Nodes: 3, Behind: 1}
+	first.Peers[0].Policy = &controlv1.NodePolicy{Revision: "r", Gaps: []string{"regional: has 1, want 2"}}
 	targets := []target{{name: "n0"}, {name: "n1"}, {name: "n3"}}
 	var out bytes.Buffer
-	statusTable(&out, targets, []*controlv1.StatusResponse{nil, well("n1"), behind}, []error{errors.New("n0: does not answer"), nil, nil}, true)
+	statusTable(&out, targets, []*controlv1.StatusResponse{nil, first, behind}, []error{errors.New("n0: does not answer"), nil, nil}, true)
 	want := `view of spiffe://east.dev.example/node/n1 as of 2026-11-21T10:00:00Z; debt 0; lease connected 23h59m
-NODE  STANDING     IDENTITY            EPOCH  PEERS  DEBT              LEASE             POLICY    TRAIL
+policy global@1+regional@1#c71a3c8f; drift 1 of 3 nodes
+NODE  STANDING     IDENTITY            EPOCH  PEERS  DEBT              LEASE             POLICY            TRAIL
 n0    unreachable
-n1    ok           tpm 59m59s          2/17   1/2    0                 connected 23h59m  c71a3c8f  44 b90570b7
-n3    ok           tpm 59m59s (stale)  2/17   1/2    3 records 4s old  connected 23h59m  c71a3c8f  -
+n1    ok           tpm 59m59s          2/17   1/2    0                 connected 23h59m  c71a3c8f drift 1  44 b90570b7
+n3    ok           tpm 59m59s (stale)  2/17   1/2    3 records 4s old  connected 23h59m  c71a3c8f          -
 n0: does not answer
 n3: renewal fails: no issuer
+  issuer 2: refused
 
-SEEN_BY  PEER  STANDING     LINK      STATE_AGE  ATTESTED  HINT   REASON
-n1       n2    ok           up 0.5ms  3s         -         alive
-n1       n9    quarantined  down      -          -                equivocation
-n3       n2    ok           up 0.5ms  3s         -         alive
-n3       n9    quarantined  down      -          -                equivocation
+SEEN_BY  PEER  STANDING     LINK      STATE_AGE  MISSING     OWED    ATTESTED  POLICY                   HINT   REASON
+n1       n2    ok           up 0.5ms  3s         0           0       -         regional: has 1, want 2  alive
+n1       n9    quarantined  down      -          0           0       -         -                               equivocation
+n3       n2    ok           up 0.5ms  3s         3/900B/12s  2/?/1s  -         ok                       alive
+n3       n9    quarantined  down      -          0           0       -         -                               equivocation
 `
 	if out.String() != want {
 		t.Errorf("got:\n%s\nwant:\n%s", out.String(), want)
@@ -99,6 +124,13 @@ func TestUnwell(t *testing.T) {
 		{"isolated", func(s *controlv1.StatusResponse) { s.View.Lease.Mode = "isolated" }, false},
 		{"degraded", func(s *controlv1.StatusResponse) { s.View.Lease.Mode = "deny-new" }, true},
 		{"stale", func(s *controlv1.StatusResponse) { s.Self.Identity.Stale = true }, true},
+		{"no identity", func(s *controlv1.StatusResponse) { s.Self.Identity.SvidRemainingSeconds = 0 }, true},
+		{"nobody in reach", func(s *controlv1.StatusResponse) { s.Self.PeersUp = 0 }, true},
+		{"a region of one", func(s *controlv1.StatusResponse) { s.Self.PeersUp, s.Self.PeersKnown = 0, 0 }, false},
+		{"evidence refused", func(s *controlv1.StatusResponse) {
+			s.Self.Identity.Attestation = &controlv1.Attestation{Rule: "secure-boot"}
+		}, true},
+		{"evidence not looked at yet", func(s *controlv1.StatusResponse) { s.Self.Identity.Attestation = &controlv1.Attestation{} }, false},
 		{"released", func(s *controlv1.StatusResponse) { s.Self.Standing = "released" }, true},
 	}
 	for _, tt := range tests {

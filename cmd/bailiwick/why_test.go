@@ -29,7 +29,6 @@ DENIED  connect  71f76d02  at 2026-11-21T10:00:00Z
   reason  not listed
   policy  global@1#c71a
   levels  global pass, regional deny (caller-not-granted)
-  input   {
 `
 	if !strings.HasPrefix(out.String(), want) {
 		t.Errorf("got:\n%s\nwant first:\n%s", out.String(), want)
@@ -41,7 +40,9 @@ func TestWhatWasDecided(t *testing.T) {
 		in   decisionInput
 		want string
 	}{
-		{decisionInput{}, "attest"},
+		{decisionInput{Kind: "attest"}, "attest"},
+		{decisionInput{Kind: "state_admit"}, "write state"},
+		{func() (in decisionInput) { in.Attest.Method = "join_token"; return }(), "attest by join_token"},
 		{func() (in decisionInput) { in.Update.Op, in.Update.Key = "put", "/node/n1/x-a/b"; return }(), "put /node/n1/x-a/b"},
 		{func() (in decisionInput) { in.Service.Name, in.Service.Region = "web", "east"; return }(), "connect to web.east.mesh"},
 	} {

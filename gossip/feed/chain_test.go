@@ -57,12 +57,12 @@ func TestVerdicts(t *testing.T) {
 		{"foreign key", 3, forge(t, l, next, put(svc, "x"), put(KeyOf(n2, KindService, "shop"), "x")), ForeignKey},
 		{"fork", 3, forge(t, l, Header{Seq: 2, Prev: recs[0].ID(), HLC: recs[1].HLC + 1}), Fork},
 		{"wrong prev", 3, forge(t, l, Header{Seq: 4, HLC: next.HLC}), Fork},
-		{"unknown kind", 3, forge(t, l, next, put(KeyOf(n1, "gadget", "x"), "x")), BadSchema},
+		{"unknown kind", 3, forge(t, l, next, put(KeyOf(n1, "gadget", "x"), "x")), Admitted},
 		{"operator's kind", 3, forge(t, l, next, put(KeyOf(n1, "x-gadget", "x"), "x")), Admitted},
-		{"too large for its kind", 3, forge(t, l, next, put(svc, string(make([]byte, 5<<10)))), BadSchema},
-		{"false evidence", 3, forge(t, l, next, put(KeyOf(n1, KindEvidence, EvidenceName([32]byte{})), "x")), BadSchema},
+		{"too large for its kind", 3, forge(t, l, next, put(svc, string(make([]byte, 5<<10)))), Admitted},
+		{"false evidence", 3, forge(t, l, next, put(KeyOf(n1, KindEvidence, EvidenceName([32]byte{})), "x")), Admitted},
 		{"heartbeat", 3, forge(t, l, next), Admitted},
-		{"snapshot", 3, forge(t, l, Header{Kind: Snapshot, Seq: 4, Prev: next.Prev, HLC: next.HLC}, put(svc, "x")), Admitted},
+		{"snapshot", 3, forge(t, l, Header{Kind: Snapshot, Seq: 4, Prev: next.Prev, HLC: next.HLC, Base: 4, Parts: 1}, restated(svc, "x")), Admitted},
 		{"leave", 3, forge(t, l, Header{Kind: Leave, Seq: 4, Prev: next.Prev, HLC: next.HLC}), Admitted},
 	} {
 		t.Run(tc.name, func(t *testing.T) {

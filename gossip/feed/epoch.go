@@ -46,6 +46,7 @@ type Limits struct {
 	Burst int // records at once
 	Keys  int // live keys
 	Bytes int // live keys and values together
+	Feed  int // encoded records of the newest complete snapshot and since; snapshots go on to twice that
 }
 
 // LimitsOf returns the quotas of a class; one that is not known gets the
@@ -53,11 +54,11 @@ type Limits struct {
 func LimitsOf(class string) Limits {
 	switch class {
 	case "gateway":
-		return Limits{Rate: 400, Burst: 4000, Keys: 16 << 10, Bytes: 4 << 20}
+		return Limits{Rate: 400, Burst: 4000, Keys: 16 << 10, Bytes: 4 << 20, Feed: 16 << 20}
 	case "node":
-		return Limits{Rate: 100, Burst: 1000, Keys: 4 << 10, Bytes: 1 << 20}
+		return Limits{Rate: 100, Burst: 1000, Keys: 4 << 10, Bytes: 1 << 20, Feed: 4 << 20}
 	}
-	return Limits{Rate: 20, Burst: 200, Keys: 512, Bytes: 256 << 10} // probation, unattested
+	return Limits{Rate: 20, Burst: 200, Keys: 512, Bytes: 256 << 10, Feed: 1 << 20} // probation, unattested
 }
 
 // pace is a leaky bucket (GCRA) over one clock, in milliseconds: full is when the

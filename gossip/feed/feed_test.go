@@ -116,7 +116,9 @@ func (n *node) keep(res Result) {
 		if n.records[f] == nil {
 			n.records[f] = map[uint64]Record{}
 		}
-		n.records[f][res.Record.Seq] = res.Record
+		for _, rec := range append(res.Parts, res.Record) {
+			n.records[f][rec.Seq] = rec
+		}
 	}
 }
 
@@ -168,6 +170,13 @@ func forge(tb testing.TB, l life, h Header, ops ...Op) Record {
 		tb.Fatal(err)
 	}
 	return rec
+}
+
+// signHeader is the statement of a header whose root need not be that of any body.
+func signHeader(tb testing.TB, l life, h Header) []byte {
+	tb.Helper()
+	h.Kind, h.Origin, h.Epoch, h.Size = Ops, l.Origin.String(), l.Epoch, 1
+	return signBytes(tb, l, mustMarshal(tb, h))
 }
 
 func want(tb testing.TB, res Result, v Verdict) {

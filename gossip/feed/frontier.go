@@ -1,7 +1,6 @@
 package feed
 
 import (
-	"cmp"
 	"maps"
 	"slices"
 
@@ -13,9 +12,7 @@ type Frontier map[FeedID]Head
 
 // Feeds returns the frontier's feeds in their order: by origin, then epoch.
 func (f Frontier) Feeds() []FeedID {
-	return slices.SortedFunc(maps.Keys(f), func(a, b FeedID) int {
-		return cmp.Or(cmp.Compare(a.Origin.String(), b.Origin.String()), cmp.Compare(a.Epoch, b.Epoch))
-	})
+	return slices.SortedFunc(maps.Keys(f), FeedID.Compare)
 }
 
 // Root returns the hash-tree root: equal roots mean equal heads. Clocks and
@@ -24,14 +21,19 @@ func (f Frontier) Root() [32]byte {
 	hashes := make([][32]byte, 0, len(f))
 	for _, id := range f.Feeds() {
 		if h := f[id]; h.Seq > 0 {
-			b, err := statement.Marshal(headEntry{id.Origin.String(), id.Epoch, h.Seq, h.ID})
-			if err != nil {
-				panic(err) // a struct of strings, numbers and bytes always encodes
-			}
-			hashes = append(hashes, leafHash(b))
+			hashes = append(hashes, leafHash(entryOf(id, h)))
 		}
 	}
-	return treeHash(hashes)
+	return fold(hashes)
+}
+
+// entryOf is the leaf of a feed with records.
+func entryOf(id FeedID, h Head) []byte {
+	b, err := statement.Marshal(headEntry{id.Origin.String(), id.Epoch, h.Seq, h.ID})
+	if err != nil {
+		panic(err) // a struct of strings, numbers and bytes always encodes
+	}
+	return b
 }
 
 // Difference is a feed on which two frontiers disagree.

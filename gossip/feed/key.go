@@ -26,22 +26,39 @@ type Key struct {
 }
 
 // ParseKey splits a key. Errors wrap ErrKey.
-func ParseKey(s string) (Key, error) {
+func ParseKey(s string) (Key, error) { return parseKeyAfter(Key{}, s) }
+
+// parseKeyAfter is ParseKey for the next of many keys: an owner and a kind that
+// the one before had are not looked at again.
+func parseKeyAfter(before Key, s string) (Key, error) {
 	if len(s) > MaxKey {
 		return Key{}, fmt.Errorf("%w: %d bytes, at most %d", ErrKey, len(s), MaxKey)
 	}
-	rest, name, ok := cutLast(s)
-	if !ok || len(name) > maxName {
-		return Key{}, fmt.Errorf("%w: %q has no name of 1 to %d bytes", ErrKey, s, maxName)
-	}
-	owner, kind, ok := cutLast(rest)
-	if !ok || !validKind(kind) {
+	key, ok := splitKey(s)
+	switch {
+	case !ok || len(key.Name) > maxName:
+		return Key{}, fmt.Errorf("%w: %q has no owner, kind and name of 1 to %d bytes", ErrKey, s, maxName)
+	case key.Kind != before.Kind && !validKind(key.Kind):
 		return Key{}, fmt.Errorf("%w: %q has no kind before the name", ErrKey, s)
-	}
-	if owner == "" || spiffeid.ValidatePath(s) != nil {
+	case key.Owner != before.Owner && spiffeid.ValidatePath(key.Owner) != nil || spiffeid.ValidatePathSegment(key.Name) != nil:
 		return Key{}, fmt.Errorf("%w: %q is not a SPIFFE path with an owner", ErrKey, s)
 	}
-	return Key{Owner: owner, Kind: kind, Name: name}, nil
+	return key, nil
+}
+
+// splitKey cuts a key at its last two slashes, whatever is between them. Of a key
+// that ParseKey takes it gives the same.
+func splitKey(s string) (key Key, ok bool) {
+	last := strings.LastIndexByte(s, '/')
+	if last <= 0 {
+		return Key{}, false
+	}
+	before := strings.LastIndexByte(s[:last], '/')
+	if before <= 0 {
+		return Key{}, false
+	}
+	key = Key{Owner: s[:before], Kind: s[before+1 : last], Name: s[last+1:]}
+	return key, key.Kind != "" && key.Name != ""
 }
 
 // KeyOf returns the key of owner's thing called name. It is valid when
@@ -56,14 +73,6 @@ func (k Key) String() string { return k.Owner + "/" + k.Kind + "/" + k.Name }
 // OwnedBy reports whether origin may write the key.
 func (k Key) OwnedBy(origin spiffeid.ID) bool {
 	return k.Owner != "" && k.Owner == origin.Path()
-}
-
-func cutLast(s string) (before, after string, ok bool) {
-	i := strings.LastIndexByte(s, '/')
-	if i < 0 || i == len(s)-1 {
-		return "", "", false
-	}
-	return s[:i], s[i+1:], true
 }
 
 func validKind(s string) bool {

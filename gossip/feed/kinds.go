@@ -17,6 +17,10 @@ const (
 	KindAttestation = "attestation" // what proves the state of its machine
 	KindAuthority   = "authority"   // statements an authority signed
 	KindSummary     = "summary"     // a region's summary, by a gateway
+	KindCover       = "cover"       // a feed's head in a checkpoint, named by CoverName
+	KindPolicy      = "policy"      // a signed policy record, carried; its content is fetched
+	KindGeneration  = "generation"  // the policy that is in force on the node
+	KindTrail       = "trail"       // the keys of its trail and of it as a witness; proofs that a trail was forked
 )
 
 // MaxValue is the largest value of any kind, in bytes.
@@ -25,8 +29,8 @@ const MaxValue = 15 << 10
 // ErrSchema means a value is not what its kind allows, or the kind is unknown.
 var ErrSchema = errors.New("value does not fit its kind")
 
-// Schema checks a value of a kind. It must be pure: every node has to come to
-// the same answer.
+// Schema checks a value of a kind. It must be pure: every node of a version has to
+// come to the same answer.
 type Schema func(name string, value []byte) error
 
 // Kinds is the registry of kinds. The zero value knows none but x-<name>.
@@ -42,7 +46,11 @@ func DefaultKinds() Kinds {
 		KindAttestation: sized(MaxValue),
 		KindAuthority:   sized(MaxValue),
 		KindSummary:     sized(MaxValue),
+		KindPolicy:      sized(MaxValue),
+		KindGeneration:  sized(4 << 10),
+		KindTrail:       sized(MaxValue),
 		KindEvidence:    evidenceSchema,
+		KindCover:       coverSchema,
 	}
 }
 
@@ -56,14 +64,16 @@ func (k Kinds) With(kind string, s Schema) Kinds {
 	return out
 }
 
-// check applies the schema of an op's kind. Errors wrap ErrSchema.
-func (k Kinds) check(key Key, op Op) error {
+// Check applies the schema of an op's kind. The op's key must be one that ParseKey
+// takes, as in every record that was read. Errors wrap ErrSchema.
+func (k Kinds) Check(op Op) error {
+	key, _ := splitKey(op.Key)
 	schema, known := k[key.Kind]
 	if !known {
 		if !strings.HasPrefix(key.Kind, "x-") || len(key.Kind) == len("x-") {
 			return fmt.Errorf("%w: %s: unknown kind %q (operators' own kinds start with x-)", ErrSchema, key, key.Kind)
 		}
-		schema = sized(MaxValue)
+		schema = ownKind
 	}
 	if op.Action == Del {
 		return nil
@@ -73,6 +83,9 @@ func (k Kinds) check(key Key, op Op) error {
 	}
 	return nil
 }
+
+// ownKind is the schema of operators' own kinds.
+var ownKind = sized(MaxValue)
 
 func sized(limit int) Schema {
 	return func(_ string, value []byte) error {
@@ -95,6 +108,10 @@ func evidenceSchema(name string, value []byte) error {
 	}
 	return nil
 }
+
+// IsAuthority reports whether values of a kind are statements that an authority signed, whoever
+// carries them.
+func IsAuthority(kind string) bool { return kind == KindAuthority || kind == KindPolicy }
 
 // EvidenceName returns the name of the evidence key for a finding's digest.
 func EvidenceName(digest [32]byte) string { return hex.EncodeToString(digest[:]) }

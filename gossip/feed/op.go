@@ -5,8 +5,6 @@ import (
 	"fmt"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
-
-	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 )
 
 // Bounds of a record's body.
@@ -65,29 +63,21 @@ func (s Scope) String() string {
 	return "none"
 }
 
-// Op is one change of one key.
+// Op is one change of one key. Ops that were read from a record lie in its bytes:
+// do not change them, and clone what outlives the record.
 type Op struct {
 	Key    string `cbor:"1,keyasint"`
 	Action Action `cbor:"2,keyasint"`
-	Value  []byte `cbor:"3,keyasint,omitempty"`
 	Scope  Scope  `cbor:"4,keyasint"`
+	Value  []byte `cbor:"3,keyasint,omitempty"`
+
+	Written *Written `cbor:"5,keyasint,omitempty"` // in snapshots, else nil
 }
 
-// leaf is what the ops root commits to for one op.
-type leaf struct {
-	Key    string   `cbor:"1,keyasint"`
-	Action Action   `cbor:"2,keyasint"`
-	Value  [32]byte `cbor:"3,keyasint"`
-	Scope  Scope    `cbor:"4,keyasint"`
-}
-
-func (o Op) leaf() ([]byte, error) {
-	return statement.Marshal(leaf{o.Key, o.Action, statement.Digest(o.Value), o.Scope})
-}
-
-// shape checks what needs no context.
-func (o Op) shape() (Key, error) {
-	key, err := ParseKey(o.Key)
+// shape checks what needs no context. before is the key of an op that was checked
+// before this one, if any.
+func (o *Op) shape(before Key) (Key, error) {
+	key, err := parseKeyAfter(before, o.Key)
 	switch {
 	case err != nil:
 		return Key{}, err
@@ -104,65 +94,19 @@ func (o Op) shape() (Key, error) {
 // CheckOps reports why origin could not write these ops as one record: errors
 // wrap ErrKey, ErrForeign, ErrSchema or ErrTooLarge. Quotas are not looked at.
 func CheckOps(origin spiffeid.ID, kinds Kinds, ops []Op) error {
+	var key Key
 	for _, op := range ops {
-		key, err := op.shape()
-		if err != nil {
+		var err error
+		if key, err = op.shape(key); err != nil {
 			return err
 		}
 		if !key.OwnedBy(origin) {
 			return fmt.Errorf("%w: %s is not below %s", ErrForeign, op.Key, origin.Path())
 		}
-		if err := kinds.check(key, op); err != nil {
+		if err := kinds.Check(op); err != nil {
 			return err
 		}
 	}
 	_, err := encodeBody(ops)
 	return err
-}
-
-func encodeBody(ops []Op) ([]byte, error) {
-	if len(ops) > MaxOps {
-		return nil, fmt.Errorf("%w: %d ops, at most %d", ErrTooLarge, len(ops), MaxOps)
-	}
-	body, err := statement.Marshal(ops)
-	if err != nil {
-		return nil, err
-	}
-	if len(body) > MaxBody {
-		return nil, fmt.Errorf("%w: body of %d bytes, at most %d", ErrTooLarge, len(body), MaxBody)
-	}
-	return body, nil
-}
-
-// decodeBody reads a body, whose ops all have their proper shape.
-func decodeBody(body []byte) ([]Op, error) {
-	if len(body) > MaxBody {
-		return nil, ErrTooLarge
-	}
-	var ops []Op
-	if err := statement.Unmarshal(body, &ops); err != nil {
-		return nil, err
-	}
-	if len(ops) > MaxOps {
-		return nil, ErrTooLarge
-	}
-	for _, op := range ops {
-		if _, err := op.shape(); err != nil {
-			return nil, err
-		}
-	}
-	return ops, nil
-}
-
-// leaves returns the leaf inputs of ops, in order.
-func leaves(ops []Op) ([][]byte, error) {
-	out := make([][]byte, len(ops))
-	for i, op := range ops {
-		b, err := op.leaf()
-		if err != nil {
-			return nil, err
-		}
-		out[i] = b
-	}
-	return out, nil
 }

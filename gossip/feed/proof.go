@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -40,6 +41,7 @@ type proof struct {
 	Leaf   []byte     `cbor:"5,keyasint,omitempty"`
 	Index  uint16     `cbor:"6,keyasint,omitempty"`
 	Path   [][32]byte `cbor:"7,keyasint,omitempty"`
+	Body   []byte     `cbor:"8,keyasint,omitempty"`
 }
 
 // Finding is what a proof shows. It is the same on every machine.
@@ -57,7 +59,7 @@ func (f Finding) Convicts() bool {
 	switch f.Class {
 	case ClassEquivocation:
 		return f.Attested
-	case ClassClockBack, ClassForeignKey:
+	case ClassClockBack, ClassForeignKey, ClassFalseAccusation:
 		return true
 	}
 	return false
@@ -67,7 +69,9 @@ func (f Finding) Convicts() bool {
 type parsedProof struct {
 	proof
 	first, second Signed
-	leaf          leaf
+	foreign       string // the first key of the leaf that is not the origin's
+	op            int    // which of the record's ops writes it
+	accusation    []byte // the evidence of which it says that it is false
 	broken        string // the class without regard to the TPM
 	lastGood      uint64
 }
@@ -85,12 +89,17 @@ func parseProof(b []byte) (parsedProof, error) {
 	if err == nil {
 		p.first, err = ParseSigned(p.First)
 	}
+	if err == nil && len(p.Body) > 0 && p.Form != formFalse {
+		err = errors.New("a body where none belongs")
+	}
 	if err == nil {
 		switch p.Form {
 		case formPair:
 			err = p.readPair()
 		case formKey:
 			err = p.readKey()
+		case formFalse:
+			err = p.readAccusation()
 		default:
 			err = fmt.Errorf("unknown form %d", p.Form)
 		}
@@ -111,7 +120,7 @@ func (p *parsedProof) readPair() (err error) {
 	a, b := p.first, p.second
 	switch {
 	case a.Feed() != b.Feed():
-		return errors.New("headers of different feeds")
+		return fmt.Errorf("%w: headers of different feeds", errShowsNothing)
 	case !ordered(a, b):
 		return errors.New("headers not in their order")
 	case contradict(a, b):
@@ -119,26 +128,29 @@ func (p *parsedProof) readPair() (err error) {
 	case a.Seq+1 == b.Seq && b.Prev == a.id && b.HLC <= a.HLC:
 		p.broken, p.lastGood = ClassClockBack, a.Seq
 	default:
-		return errors.New("the two headers break no rule")
+		return fmt.Errorf("%w: the two headers break no rule", errShowsNothing)
 	}
 	return nil
 }
 
 func (p *parsedProof) readKey() error {
-	if len(p.Second) > 0 || len(p.Path) > 8 {
-		return errors.New("key with a second header, or a path longer than 8")
+	if len(p.Second) > 0 {
+		return errors.New("key with a second header")
 	}
-	if err := statement.Unmarshal(p.Leaf, &p.leaf); err != nil {
+	var heads []head
+	if err := statement.Unmarshal(p.Leaf, &heads); err != nil {
 		return err
 	}
-	key, err := ParseKey(p.leaf.Key)
-	if err != nil {
-		return err
+	foreign := func(h head) bool {
+		key, err := ParseKey(h.Key)
+		return err == nil && !key.OwnedBy(p.first.origin)
 	}
-	if key.OwnedBy(p.first.origin) {
-		return fmt.Errorf("%s is the origin's own", key)
+	at := slices.IndexFunc(heads, foreign)
+	if len(heads) > headsPerLeaf || at < 0 {
+		return errors.New("leaf without a foreign key")
 	}
-	root, ok := pathRoot(leafHash(p.Leaf), int(p.Index), int(p.first.Count), p.Path)
+	p.foreign, p.op = heads[at].Key, (int(p.Index)-1)*headsPerLeaf+at
+	root, ok := pathRoot(leafHash(p.Leaf), int(p.Index), leavesOf(int(p.first.Count)), p.Path)
 	if !ok || root != p.first.Root {
 		return errors.New("leaf is not under the header's ops root")
 	}
@@ -158,11 +170,15 @@ func (p parsedProof) digest(class string) [32]byte {
 	h := sha256.New()
 	h.Write([]byte("bailiwick finding 1\x00" + class + "\x00"))
 	h.Write(p.first.id[:])
-	if p.Form == formPair {
+	switch p.Form {
+	case formPair:
 		h.Write(p.second.id[:])
-	} else {
+	case formKey:
 		leaf := leafHash(p.Leaf)
 		h.Write(leaf[:])
+	case formFalse:
+		evidence := sha256.Sum256(p.accusation)
+		h.Write(evidence[:])
 	}
 	return [32]byte(h.Sum(nil))
 }
@@ -184,15 +200,20 @@ func VerifyProof(b []byte, keys KeyFunc) (Finding, error) {
 	if err != nil {
 		return Finding{}, fmt.Errorf("%w: %w", ErrUncheckable, err)
 	}
-	for _, s := range []Signed{p.first, p.second} {
-		if s.Seq == 0 { // a key proof has one header
-			continue
-		}
+	for _, s := range p.headers() {
+		//bailiwick:check TestFalseEvidence
 		if err := s.Verify(key); err != nil {
 			return Finding{}, fmt.Errorf("%w: %w", ErrProof, err)
 		}
 		if !key.covers(s.HLC) {
 			return Finding{}, fmt.Errorf("%w: %w", ErrProof, ErrExpired)
+		}
+	}
+	if p.Form == formFalse {
+		if _, err := refute(p.accusation, keys); errors.Is(err, ErrUncheckable) {
+			return Finding{}, err
+		} else if err != nil {
+			return Finding{}, fmt.Errorf("%w: %w", ErrProof, err)
 		}
 	}
 	class := p.class(key.Attested)
@@ -208,10 +229,25 @@ func Headers(b []byte) ([]Signed, error) {
 	if err != nil {
 		return nil, err
 	}
-	if p.Form == formKey {
-		return []Signed{p.first}, nil
+	return p.headers(), nil
+}
+
+// headers are the one or two that it is about.
+func (p parsedProof) headers() []Signed {
+	if p.Form == formPair {
+		return []Signed{p.first, p.second}
 	}
-	return []Signed{p.first, p.second}, nil
+	return []Signed{p.first}
+}
+
+// ForeignKeyOf returns the key that a proof of a foreign key is about, and which op of the
+// record writes it, for showing them; ok is false for other proofs.
+func ForeignKeyOf(b []byte) (key string, op int, ok bool) {
+	p, err := parseProof(b)
+	if err != nil || p.Form != formKey {
+		return "", 0, false
+	}
+	return p.foreign, p.op, true
 }
 
 // contradict reports whether one honest writer cannot have signed both.
@@ -258,7 +294,7 @@ func (c *Chain) foreign(l *line, rec Record, ops []Op, i int) Result {
 		hashes[j] = leafHash(ls[j])
 	}
 	return c.pack(ForeignKey, fmt.Errorf("%w: %s in record %d of %s", ErrForeign, ops[i].Key, rec.Seq, rec.Feed()),
-		proof{Form: formKey, Cert: l.key.Cert, First: rec.Statement(), Leaf: ls[i], Index: uint16(i), Path: treePath(hashes, i)})
+		proof{Form: formKey, Cert: l.key.Cert, First: rec.Statement(), Leaf: ls[leafOf(i)], Index: uint16(leafOf(i)), Path: treePath(hashes, leafOf(i))})
 }
 
 func (c *Chain) pack(v Verdict, reason error, p proof) Result {

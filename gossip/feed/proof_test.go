@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -112,7 +114,7 @@ func TestForkWithoutTPMNeverConvicts(t *testing.T) {
 
 func TestForeignKeyProofIsShort(t *testing.T) {
 	l := newLife(t, n1, 1, true)
-	for _, count := range []int{1, 2, 3, 7, 100, MaxOps} {
+	for _, count := range []int{1, 2, 3, 8, 9, 100, MaxOps} {
 		for _, at := range []int{0, count / 2, count - 1} {
 			var ops []Op
 			for i := range count {
@@ -123,6 +125,9 @@ func TestForeignKeyProofIsShort(t *testing.T) {
 			n := newNode(t, n1, l)
 			res := n.admit(t0, forge(t, l, Header{Seq: 1, HLC: NewHLC(t0)}, ops...))
 			want(t, res, ForeignKey)
+			if key, op, ok := ForeignKeyOf(res.Proof); key != ops[at].Key || op != at || !ok {
+				t.Errorf("the proof is about op %d, %s, want %d", op, key, at)
+			}
 			if len(res.Proof) > 2<<10 {
 				t.Errorf("proof of %d bytes", len(res.Proof))
 			}
@@ -133,6 +138,31 @@ func TestForeignKeyProofIsShort(t *testing.T) {
 				t.Error(err)
 			}
 		}
+	}
+}
+
+// The largest proof about a key has eight keys as long as they may be, of a snapshot.
+func TestForeignKeyProofFits(t *testing.T) {
+	l := newLife(t, n1, 1, true)
+	var ops []Op
+	for i := range 3 * headsPerLeaf {
+		op := restated("", "v")
+		op.Written.Epoch, op.Written.Seq, op.Written.HLC = 1<<40, 1<<40, 1<<63
+		op.Key = KeyOf(n2, "x-"+strings.Repeat("k", maxKind-2), fmt.Sprintf("%0*d", maxName, i))
+		op.Key = "/" + strings.Repeat("o", MaxKey-len(op.Key)-1) + op.Key
+		ops = append(ops, op)
+	}
+	l.Epoch = 1<<40 + 1
+	n := newNode(t, n1, l)
+	res := n.admit(t0, forge(t, l, Header{Kind: Snapshot, Seq: 1, Base: 1, Parts: 1, HLC: NewHLC(t0)}, ops...))
+	want(t, res, ForeignKey)
+	p, err := parseProof(res.Proof)
+	if err != nil {
+		t.Fatal(err)
+	}
+	most := len(res.Proof) - len(p.First) + MaxHeader - len(p.Cert) + MaxCert + 4*34 // of eight times the leaves
+	if most > MaxProof || most < MaxProof-1<<10 {
+		t.Errorf("a proof may have %d bytes, and MaxProof is %d", most, MaxProof)
 	}
 }
 
@@ -154,6 +184,15 @@ func TestFraming(t *testing.T) {
 		return out
 	}
 	foreign, err := encodeBody([]Op{put(KeyOf(n2, KindService, "shop"), "x")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	nine := slices.Repeat([]head{{Key: KeyOf(n2, KindService, "x"), Action: Put, Scope: ScopeZone}}, 9)
+	one, err := statement.Marshal(nine[:1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	crowded, err := statement.Marshal(nine)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,22 +253,24 @@ func TestFraming(t *testing.T) {
 	})
 	t.Run("made-up proofs", func(t *testing.T) {
 		_, a, b := fork(t, thief)
-		cert, leafOf := l.Cert, func(op Op) []byte { x, _ := op.leaf(); return x }
+		cert, heads := l.Cert, func(op Op) []byte { x, _ := leaves([]Op{op}); return x[1] }
 		if bytes.Compare(a.id[:], b.id[:]) > 0 {
 			a, b = b, a
 		}
 		for name, p := range map[string]proof{
-			"another key's headers":  {Form: formPair, Cert: cert, First: a.Statement(), Second: b.Statement()},
-			"one header twice":       {Form: formPair, Cert: cert, First: recs[2].Statement(), Second: recs[2].Statement()},
-			"honest neighbours":      {Form: formPair, Cert: cert, First: recs[1].Statement(), Second: recs[2].Statement()},
-			"honest and far apart":   {Form: formPair, Cert: cert, First: recs[0].Statement(), Second: recs[2].Statement()},
-			"an op it never wrote":   {Form: formKey, Cert: cert, First: recs[1].Statement(), Leaf: leafOf(put(KeyOf(n2, KindService, "x"), ""))},
-			"its own key":            {Form: formKey, Cert: cert, First: recs[1].Statement(), Leaf: leafOf(put(svc, "v1"))},
-			"a form nobody knows":    {Form: 9, Cert: cert, First: recs[1].Statement()},
-			"two epochs":             {Form: formPair, Cert: cert, First: recs[1].Statement(), Second: write(t, newLife(t, n1, 2, true), t0, 2)[1].Statement()},
-			"two origins":            {Form: formPair, Cert: cert, First: recs[1].Statement(), Second: forge(t, newLife(t, n2, 1, true), Header{Seq: 2, HLC: 1}).Statement()},
-			"no certificate":         {Form: formPair, First: a.Statement(), Second: b.Statement()},
-			"the thief's own header": {Form: formPair, Cert: cert, First: recs[2].Statement(), Second: forged.Statement()},
+			"another key's headers":         {Form: formPair, Cert: cert, First: a.Statement(), Second: b.Statement()},
+			"one header twice":              {Form: formPair, Cert: cert, First: recs[2].Statement(), Second: recs[2].Statement()},
+			"honest neighbours":             {Form: formPair, Cert: cert, First: recs[1].Statement(), Second: recs[2].Statement()},
+			"honest and far apart":          {Form: formPair, Cert: cert, First: recs[0].Statement(), Second: recs[2].Statement()},
+			"an op it never wrote":          {Form: formKey, Cert: cert, First: recs[1].Statement(), Leaf: heads(put(KeyOf(n2, KindService, "x"), "")), Index: 1},
+			"its own key":                   {Form: formKey, Cert: cert, First: recs[1].Statement(), Leaf: heads(put(svc, "v1")), Index: 1},
+			"more heads than a leaf has":    {Form: formKey, Cert: cert, First: signHeader(t, l, Header{Seq: 1, HLC: 1, Count: 1, Root: treeRoot([][]byte{{0x80}, crowded})}), Leaf: crowded, Index: 1, Path: [][32]byte{leafHash([]byte{0x80})}},
+			"a leaf no deeper than another": {Form: formKey, Cert: cert, First: signHeader(t, l, Header{Seq: 1, HLC: 1, Count: 9, Root: treeRoot([][]byte{{0x80}, one})}), Leaf: one, Index: 1, Path: [][32]byte{leafHash([]byte{0x80})}},
+			"a form nobody knows":           {Form: 9, Cert: cert, First: recs[1].Statement()},
+			"two epochs":                    {Form: formPair, Cert: cert, First: recs[1].Statement(), Second: write(t, newLife(t, n1, 2, true), t0, 2)[1].Statement()},
+			"two origins":                   {Form: formPair, Cert: cert, First: recs[1].Statement(), Second: forge(t, newLife(t, n2, 1, true), Header{Seq: 2, HLC: 1}).Statement()},
+			"no certificate":                {Form: formPair, First: a.Statement(), Second: b.Statement()},
+			"the thief's own header":        {Form: formPair, Cert: cert, First: recs[2].Statement(), Second: forged.Statement()},
 		} {
 			raw, err := statement.Marshal(p)
 			if err != nil {

@@ -1,6 +1,7 @@
 package feed
 
 import (
+	"cmp"
 	"crypto"
 	"encoding/hex"
 	"errors"
@@ -37,6 +38,11 @@ type FeedID struct {
 	Epoch  uint64
 }
 
+// Compare orders feeds by origin, then epoch.
+func (f FeedID) Compare(other FeedID) int {
+	return cmp.Or(cmp.Compare(f.Origin.String(), other.Origin.String()), cmp.Compare(f.Epoch, other.Epoch))
+}
+
 func (f FeedID) String() string { return fmt.Sprintf("%s epoch %d", f.Origin, f.Epoch) }
 
 // RecordKind says what a record is. The zero value is no record.
@@ -62,6 +68,9 @@ type Header struct {
 	Count       uint16     `cbor:"10,keyasint"`
 	Size        uint32     `cbor:"11,keyasint"`
 	Traceparent string     `cbor:"12,keyasint,omitempty"`
+	Base        uint64     `cbor:"13,keyasint,omitempty"`
+	Parts       uint16     `cbor:"14,keyasint,omitempty"`
+	Since       []Place    `cbor:"15,keyasint,omitempty"`
 }
 
 var traceparent = regexp.MustCompile(`^[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$`)
@@ -77,14 +86,19 @@ func (h Header) check() (spiffeid.ID, error) {
 		bad = "origin is no SPIFFE ID with a path"
 	case h.Kind < Ops || h.Kind > Leave:
 		bad = "unknown kind"
-	case h.Epoch == 0 || h.Seq == 0:
-		bad = "epoch and seq start at 1"
+	//bailiwick:check TestSequenceJump/malformed
+	case h.Epoch == 0 || h.Seq == 0 || h.Seq > maxSeq:
+		bad = "epoch and seq start at 1, and seq is below 2^63"
 	case len(h.Policy) > maxPolicy:
 		bad = "policy revision too long"
 	case h.Count > MaxOps || h.Size > MaxBody || h.Size == 0:
 		bad = "count or size out of bounds"
 	case h.Kind == Leave && h.Count != 0:
 		bad = "leave with ops"
+	case h.Kind == Snapshot && !h.isPart():
+		bad = "a part outside of its snapshot"
+	case h.Kind != Snapshot && (h.Base >= h.Seq || h.Parts != 0 || len(h.Since) != 0):
+		bad = "snapshot fields in another record"
 	case h.Traceparent != "" && !traceparent.MatchString(h.Traceparent):
 		bad = "traceparent"
 	default:
@@ -111,10 +125,11 @@ func ParseSigned(b []byte) (Signed, error) {
 	if err != nil {
 		return Signed{}, fmt.Errorf("%w: %w", ErrRecord, err)
 	}
-	s := Signed{env: env, id: statement.Digest(env.Payload())}
-	if err := statement.Unmarshal(env.Payload(), &s.Header); err != nil {
-		return Signed{}, fmt.Errorf("%w: %w", ErrRecord, err)
+	h, ok := readHeader(env.Payload())
+	if !ok {
+		return Signed{}, fmt.Errorf("%w: header is not in its one deterministic spelling", ErrRecord)
 	}
+	s := Signed{Header: h, env: env, id: statement.Digest(env.Payload())}
 	if s.origin, err = s.Header.check(); err != nil {
 		return Signed{}, err
 	}
@@ -151,21 +166,26 @@ type wireRecord struct {
 	Body      []byte `cbor:"2,keyasint"`
 }
 
-// Parse reads a record and keeps b. It looks at the header only: whether the
+// Parse reads a record and keeps b, which the caller must not change after. It looks at the header only: whether the
 // body is the header's is for Ops and Chain.Admit. Errors wrap ErrRecord.
 func Parse(b []byte) (Record, error) {
 	if len(b) > MaxRecord {
 		return Record{}, fmt.Errorf("%w: %d bytes, at most %d", ErrRecord, len(b), MaxRecord)
 	}
-	var w wireRecord
-	if err := statement.Unmarshal(b, &w); err != nil {
-		return Record{}, fmt.Errorf("%w: %w", ErrRecord, err)
+	r := statement.NewReader(b)
+	r.Require(r.Map() == 2)
+	r.Label(1)
+	signed := r.Bytes()
+	r.Label(2)
+	body := r.Bytes()
+	if !r.Done() {
+		return Record{}, fmt.Errorf("%w: not {1: statement, 2: body}", ErrRecord)
 	}
-	s, err := ParseSigned(w.Statement)
+	s, err := ParseSigned(signed)
 	if err != nil {
 		return Record{}, err
 	}
-	return Record{Signed: s, body: w.Body, raw: b}, nil
+	return Record{Signed: s, body: body, raw: b}, nil
 }
 
 // Bytes returns the encoded record as received. Do not change it.
@@ -180,25 +200,20 @@ func (r Record) Ops() ([]Op, error) {
 	if len(r.body) != int(r.Size) {
 		return nil, fmt.Errorf("%w: %d bytes, header says %d", ErrBody, len(r.body), r.Size)
 	}
-	ops, err := decodeBody(r.body)
+	ops, root, err := readBody(r.body)
 	if err != nil {
 		return nil, fmt.Errorf("%w: %w", ErrBody, err)
 	}
 	if len(ops) != int(r.Count) {
 		return nil, fmt.Errorf("%w: %d ops, header says %d", ErrBody, len(ops), r.Count)
 	}
-	ls, err := leaves(ops)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", ErrBody, err)
-	}
-	if treeRoot(ls) != r.Root {
+	//bailiwick:check TestChangedBody
+	if root != r.Root {
 		return nil, fmt.Errorf("%w: ops root differs", ErrBody)
 	}
-	if r.Kind == Snapshot {
-		for _, op := range ops {
-			if op.Action != Put {
-				return nil, fmt.Errorf("%w: snapshot with a del", ErrBody)
-			}
+	for i := range ops {
+		if err := ops[i].restates(&r.Header); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrBody, err)
 		}
 	}
 	return ops, nil

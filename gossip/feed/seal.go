@@ -23,6 +23,14 @@ type headEntry struct {
 	ID     ID     `cbor:"4,keyasint"`
 }
 
+func (e headEntry) feed() (FeedID, error) {
+	origin, err := spiffeid.FromString(e.Origin)
+	if err != nil || origin.Path() == "" || len(e.Origin) > maxOrigin || e.Epoch == 0 || e.Seq == 0 {
+		return FeedID{}, fmt.Errorf("origin %q epoch %d seq %d", e.Origin, e.Epoch, e.Seq)
+	}
+	return FeedID{origin, e.Epoch}, nil
+}
+
 // Seal is an owner's word about the head of its feed, not verified yet.
 type Seal struct {
 	Feed FeedID
@@ -53,11 +61,11 @@ func ParseSeal(b []byte) (Seal, error) {
 	if err := statement.Unmarshal(env.Payload(), &e); err != nil {
 		return Seal{}, fmt.Errorf("%w: %w", ErrSeal, err)
 	}
-	origin, err := spiffeid.FromString(e.Origin)
-	if err != nil || origin.Path() == "" || len(e.Origin) > maxOrigin || e.Epoch == 0 || e.Seq == 0 {
-		return Seal{}, fmt.Errorf("%w: origin %q epoch %d seq %d", ErrSeal, e.Origin, e.Epoch, e.Seq)
+	f, err := e.feed()
+	if err != nil {
+		return Seal{}, fmt.Errorf("%w: %w", ErrSeal, err)
 	}
-	return Seal{Feed: FeedID{origin, e.Epoch}, Seq: e.Seq, ID: e.ID, env: env}, nil
+	return Seal{Feed: f, Seq: e.Seq, ID: e.ID, env: env}, nil
 }
 
 // Bytes returns the seal as received.

@@ -3,12 +3,15 @@ package feed
 import (
 	"crypto/sha256"
 	"math/bits"
+	"slices"
 )
 
 // Merkle tree of RFC 6962 §2.1 with SHA-256. Trees here are small and built whole.
 
+const leafPrefix = 0
+
 func leafHash(b []byte) [32]byte {
-	return sha256.Sum256(append([]byte{0}, b...))
+	return sha256.Sum256(append([]byte{leafPrefix}, b...))
 }
 
 func nodeHash(l, r [32]byte) [32]byte {
@@ -22,16 +25,28 @@ func nodeHash(l, r [32]byte) [32]byte {
 // split returns the largest power of two below n; n is at least 2.
 func split(n int) int { return 1 << (bits.Len(uint(n-1)) - 1) }
 
-func treeHash(hashes [][32]byte) [32]byte {
-	switch n := len(hashes); n {
-	case 0:
+// treeHash is the hash of a tree of leaves with these hashes.
+func treeHash(hashes [][32]byte) [32]byte { return fold(slices.Clone(hashes)) }
+
+// fold is treeHash, level by level, in the place of the hashes. What has no partner on its level
+// goes up as it is: so the left side of each node is the largest power of two, as RFC 6962 has it.
+func fold(hashes [][32]byte) [32]byte {
+	if len(hashes) == 0 {
 		return sha256.Sum256(nil)
-	case 1:
-		return hashes[0]
-	default:
-		k := split(n)
-		return nodeHash(treeHash(hashes[:k]), treeHash(hashes[k:]))
 	}
+	var b [65]byte
+	b[0] = 1
+	for n := len(hashes); n > 1; n = (n + 1) / 2 {
+		for i := range n / 2 {
+			copy(b[1:], hashes[2*i][:])
+			copy(b[33:], hashes[2*i+1][:])
+			hashes[i] = sha256.Sum256(b[:])
+		}
+		if n%2 == 1 {
+			hashes[n/2] = hashes[n-1]
+		}
+	}
+	return hashes[0]
 }
 
 // treeRoot is the tree hash of leaf inputs.
@@ -40,7 +55,7 @@ func treeRoot(leaves [][]byte) [32]byte {
 	for i, l := range leaves {
 		hashes[i] = leafHash(l)
 	}
-	return treeHash(hashes)
+	return fold(hashes)
 }
 
 // treePath is the audit path of leaf i (RFC 6962 §2.1.1), leaf's sibling first.
@@ -76,14 +91,4 @@ func pathRoot(leaf [32]byte, i, n int, path [][32]byte) (root [32]byte, ok bool)
 		root, ok = pathRoot(leaf, i-k, n-k, rest)
 		return nodeHash(top, root), ok
 	}
-}
-
-// OpsRoot returns the ops root of ops. Writers need not call it; whoever makes
-// records by hand, in tests of hostile nodes, does.
-func OpsRoot(ops []Op) [32]byte {
-	ls, err := leaves(ops)
-	if err != nil {
-		panic(err) // a struct of strings, numbers and bytes always encodes
-	}
-	return treeRoot(ls)
 }

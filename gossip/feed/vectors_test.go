@@ -6,14 +6,18 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"flag"
+	"fmt"
 	"os"
+	"slices"
 	"testing"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 var update = flag.Bool("update", false, "write new vectors: only when the version of the format grows")
 
-// vectors are testdata/vectors.json: everything a second implementation needs to
+// vectors are testdata/vectors.json: with rest.json, everything a second implementation needs to
 // check itself. Certificates in proofs are JSON stand-ins: verifying a certificate
 // is no part of the format. All byte strings are hex.
 type vectors struct {
@@ -22,7 +26,14 @@ type vectors struct {
 	Seal         string // of the last record
 	FrontierRoot string // of a frontier with the last record's feed alone
 	Proofs       []proofVector
+	Cover        coverVector
 	Malformed    []malformedVector
+}
+
+// coverVector is a cover of the last record's feed in a frontier of three.
+type coverVector struct {
+	Cover, Checkpoint, Root, Origin, ID string
+	Feeds, Epoch, Seq, Index            uint64
 }
 
 type recordVector struct {
@@ -87,10 +98,30 @@ func TestVectors(t *testing.T) {
 	if got := hex.EncodeToString(root[:]); got != v.FrontierRoot {
 		t.Errorf("frontier root %s, want %s", got, v.FrontierRoot)
 	}
+	joiner := newNode(t, n1, life{EpochKey: key}) // begins with the snapshot among the records
+	joiner.Witness(t0.Add(time.Minute), last.Signed)
+	for joiner.Missing(1, last.Seq) > 0 {
+		r, err := Parse(unhex(t, v.Records[joiner.Next(1)-1].Record))
+		if err != nil {
+			t.Fatal(err)
+		}
+		joiner.admit(t0.Add(time.Minute), r)
+	}
+	if joiner.Head(1) != chain.Head(1) || joiner.Start(1) != last.Base {
+		t.Errorf("a joiner's head %+v from %d, want %+v from %d", joiner.Head(1), joiner.Start(1), chain.Head(1), last.Base)
+	}
+	if got := describeCover(t, unhex(t, v.Cover.Cover), v.Cover); got != v.Cover {
+		t.Errorf("cover %+v, want %+v", got, v.Cover)
+	}
+	classes := map[string]bool{}
 	for _, want := range v.Proofs {
+		classes[want.Class] = true
 		if got := describeProof(t, unhex(t, want.Proof)); got != want {
 			t.Errorf("finding %+v, want %+v", got, want)
 		}
+	}
+	if len(classes) != 4 {
+		t.Errorf("there are proofs of %v, want one of each class", classes)
 	}
 	for _, m := range v.Malformed {
 		if r, err := Parse(unhex(t, m.Record)); err == nil {
@@ -121,13 +152,15 @@ func describe(t *testing.T, r Record) recordVector {
 		Body: hex.EncodeToString(r.Body()), ID: hex.EncodeToString(id[:]), Root: hex.EncodeToString(r.Root[:]),
 		Seq: r.Seq, HLC: uint64(r.HLC), Kind: uint8(r.Kind),
 	}
-	for i, op := range ops {
-		v.Leaves = append(v.Leaves, hex.EncodeToString(ls[i]))
+	for i, leaf := range ls {
+		v.Leaves = append(v.Leaves, hex.EncodeToString(leaf))
 		var path []string
 		for _, h := range treePath(hashes, i) {
 			path = append(path, hex.EncodeToString(h[:]))
 		}
 		v.Paths = append(v.Paths, path)
+	}
+	for _, op := range ops {
 		v.Ops = append(v.Ops, opVector{op.Key, op.Action.String(), hex.EncodeToString(op.Value), op.Scope.String()})
 	}
 	return v
@@ -137,6 +170,27 @@ func describeProof(t *testing.T, b []byte) proofVector {
 	t.Helper()
 	f := finding(t, b)
 	return proofVector{hex.EncodeToString(b), f.Accused.String(), f.Class, hex.EncodeToString(f.Digest[:]), f.Attested, f.Epoch, f.LastGood}
+}
+
+// describeCover verifies a cover under the checkpoint that v names.
+func describeCover(t *testing.T, b []byte, v coverVector) coverVector {
+	t.Helper()
+	c, err := VerifyCover(b, func(signed []byte, _ spiffeid.TrustDomain) (Checkpoint, error) {
+		if hex.EncodeToString(signed) != v.Checkpoint {
+			return Checkpoint{}, ErrCover
+		}
+		return Checkpoint{Root: [32]byte(unhex(t, v.Root)), Feeds: v.Feeds, At: t0}, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, _, err := parseCover(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v.Cover, v.Origin, v.ID = hex.EncodeToString(b), c.Feed.Origin.String(), hex.EncodeToString(c.ID[:])
+	v.Epoch, v.Seq, v.Index = c.Feed.Epoch, c.Seq, p.Index
+	return v
 }
 
 func writeVectors(t *testing.T) {
@@ -152,11 +206,16 @@ func writeVectors(t *testing.T) {
 		t.Fatal(err)
 	}
 	del := Op{Key: svc, Action: Del, Scope: ScopeZone}
+	many := []Op{put(KeyOf(n1, KindNode, "self"), ""), del, put(KeyOf(n1, "x-colour", "roof"), "red")}
+	for i := range headsPerLeaf {
+		many = append(many, put(KeyOf(n1, "x-colour", fmt.Sprint("wall-", i)), "white"))
+	}
 	for i, d := range []Draft{
 		{Ops: []Op{put(svc, "10.0.0.1:443")}, TTL: 300, Policy: "r1"},
-		{Ops: []Op{put(KeyOf(n1, KindNode, "self"), ""), del, put(KeyOf(n1, "x-colour", "roof"), "red")}, Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
+		{Ops: many, Traceparent: "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"},
 		{TTL: 300},
-		{Kind: Snapshot, Ops: []Op{put(KeyOf(n1, KindNode, "self"), "")}},
+		{Kind: Snapshot, Ops: []Op{restated(KeyOf(n1, KindNode, "self"), "")}, Parts: 2},
+		{Kind: Snapshot, Ops: []Op{restated(KeyOf(n1, "x-colour", "roof"), "red")}, Part: 1, Parts: 2},
 		{Kind: Leave},
 	} {
 		r, err := w.Next(t0.Add(time.Duration(i/2)*time.Second), d)
@@ -174,12 +233,21 @@ func writeVectors(t *testing.T) {
 	root := Frontier{l.Feed(): n.Head(1)}.Root()
 	v.FrontierRoot = hex.EncodeToString(root[:])
 
+	three := Frontier{l.Feed(): n.Head(1), {n1, 2}: {Seq: 1, ID: ID{2}}, {n2, 1}: {Seq: 7, ID: ID{7}}}
+	signed := []byte("as the authority signed it")
+	covers, err := MakeCovers(signed, three, everything)
+	if err != nil {
+		t.Fatal(err)
+	}
+	top := three.Root()
+	v.Cover = describeCover(t, covers[l.Feed()], coverVector{Checkpoint: hex.EncodeToString(signed), Root: hex.EncodeToString(top[:]), Feeds: three.Size()})
+
 	head := n.Head(1)
 	for _, r := range []Record{
 		forge(t, l, Header{Seq: 5, Prev: n.records[l.Feed()][4].ID(), HLC: head.HLC}),
 		forge(t, l, Header{Seq: 6, Prev: ID{6}, HLC: head.HLC + 1}),
-		forge(t, l, Header{Seq: 6, Prev: head.ID, HLC: head.HLC}),
-		forge(t, l, Header{Seq: 6, Prev: head.ID, HLC: head.HLC + 1}, put(svc, ""), put(svc, "x"), put(KeyOf(n2, KindService, "shop"), "mine")),
+		forge(t, l, Header{Seq: head.Seq + 1, Prev: head.ID, HLC: head.HLC}),
+		forge(t, l, Header{Seq: head.Seq + 1, Prev: head.ID, HLC: head.HLC + 1}, append(slices.Repeat([]Op{put(svc, "")}, headsPerLeaf), put(svc, "x"), put(KeyOf(n2, KindService, "shop"), "mine"))...),
 	} {
 		v.Proofs = append(v.Proofs, describeProof(t, n.admit(t0.Add(time.Minute), r).Proof))
 	}

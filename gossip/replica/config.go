@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -61,24 +62,49 @@ type Config struct {
 	// Self is the node's SPIFFE ID, the origin of its own feed. Required.
 	Self spiffeid.ID
 
-	// Store keeps records, certificates, proofs and the trail's outbox. Required.
+	// Store keeps records, certificates, proofs and the trail's outbox. Open requires
+	// it; NewCore is given a Disk instead.
 	Store *store.Store
 
 	// Keys verifies epoch certificates. Required; see feed.KeyFunc.
 	Keys feed.KeyFunc
 
+	// Checkpoints verifies what the authority signed of a frontier. Nil: none does, and
+	// records under expired certificates do not count.
+	Checkpoints feed.CheckpointFunc
+
 	// Kinds is the registry of key kinds. Nil means feed.DefaultKinds.
 	Kinds feed.Kinds
 
 	// Apply decides whether a foreign op becomes visible here (policy kind
-	// state_admit). Its error is the reason, for the trail. Refused ops are stored
-	// and relayed all the same. Required.
+	// state_admit, and schemas). Its error is the reason, for the trail; with a method
+	// Why() string it gives the word for Refuse.Why and the metrics, one of a few. Refused
+	// ops are stored and relayed all the same. Required.
 	Apply func(feed.Record, feed.Op) error
 
 	// Carry says whether feeds of origin travel between this node and peer. Both
 	// sides should agree, or they compare frontiers for ever. Nil carries the
 	// node's own trust domain.
 	Carry func(peer, origin spiffeid.ID) bool
+
+	// Resides says whether a node may hold a record: a peer that is about to be sent
+	// it, or this node when it is handed one that its origin signed. A record that a node
+	// may not hold goes to it as its header only, and is not taken in; its feed ends there
+	// for that node. It is asked from the loop, often. Nil: every node may hold everything.
+	Resides func(node spiffeid.ID, rec feed.Record) bool
+
+	// Roster returns the region's nodes, as they signed for themselves, with or
+	// without this one. Records are pushed to a few of them that are attached; see the
+	// package doc. Nil: the attached peers are the roster.
+	Roster func() []Member
+
+	// Terms returns what this side wants of sessions with a peer. Nil: Full, without a
+	// budget.
+	Terms func(peer spiffeid.ID) Terms
+
+	// Recordable says why an own record could not be recorded now, before it is signed; writes are
+	// refused with that, and wait in no queue. Nil, or a nil error: it could.
+	Recordable func() error
 
 	// OnFinding hears of every new finding with its proof, and at the start of
 	// Run of every stored one. Findings come once per digest and run.
@@ -99,6 +125,17 @@ type Config struct {
 	// shows a dead node sooner and lengthens the feed.
 	TTL time.Duration
 
+	// Now is the node's clock. Nil: time.Now.
+	Now func() time.Time
+
+	// Rand draws the peers that are told lazily. Only the loop uses it. Nil: seeded
+	// by chance.
+	Rand *rand.Rand
+
+	// Version names the running program. A record that crashed another version is tried
+	// again.
+	Version string
+
 	Log     *slog.Logger          // nil: discard
 	Metrics prometheus.Registerer // nil: none
 }
@@ -107,7 +144,7 @@ func (c *Config) complete() error {
 	for _, field := range []struct {
 		name    string
 		missing bool
-	}{{"Self", c.Self.Path() == ""}, {"Store", c.Store == nil}, {"Keys", c.Keys == nil}, {"Apply", c.Apply == nil}} {
+	}{{"Self", c.Self.Path() == ""}, {"Keys", c.Keys == nil}, {"Apply", c.Apply == nil}} {
 		if field.missing {
 			return fmt.Errorf("%w: %s is not set", ErrConfig, field.name)
 		}
@@ -115,12 +152,29 @@ func (c *Config) complete() error {
 	if c.Kinds == nil {
 		c.Kinds = feed.DefaultKinds()
 	}
+	if c.Checkpoints == nil {
+		c.Checkpoints = func([]byte, spiffeid.TrustDomain) (feed.Checkpoint, error) {
+			return feed.Checkpoint{}, feed.ErrUncheckable
+		}
+	}
 	if c.Carry == nil {
 		td := c.Self.TrustDomain()
 		c.Carry = func(_, origin spiffeid.ID) bool { return origin.MemberOf(td) }
 	}
+	if c.Terms == nil {
+		c.Terms = func(spiffeid.ID) Terms { return Terms{} }
+	}
+	if c.Roster == nil {
+		c.Roster = func() []Member { return nil }
+	}
 	if c.TTL == 0 {
 		c.TTL = 5 * time.Minute
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Rand == nil {
+		c.Rand = rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64()))
 	}
 	if c.Log == nil {
 		c.Log = slog.New(slog.DiscardHandler)

@@ -3,6 +3,7 @@ package replica
 import (
 	"cmp"
 	"context"
+	"maps"
 	"slices"
 	"time"
 
@@ -30,7 +31,7 @@ type PeerDebt struct {
 	Attached bool
 	Heard    time.Time // when it last said anything; what it says of Owed is that old
 	Missing  Backlog   // signed heads it showed, less what we hold
-	Owed     Backlog   // what we hold and it did not when it last told
+	Owed     Backlog   // what we hold and it did not when it last told, or when it was lost; nothing of one that others push to, or that is away and held
 }
 
 // Debt is the node's sync debt.
@@ -45,7 +46,7 @@ type Debt struct {
 func (r *Replica) Debt(ctx context.Context) (Debt, error) {
 	var d Debt
 	err := r.do(ctx, func() error {
-		d = r.debt(time.Now())
+		d = r.debt(r.cfg.Now())
 		return nil
 	})
 	return d, err
@@ -53,16 +54,20 @@ func (r *Replica) Debt(ctx context.Context) (Debt, error) {
 
 // Frontier returns the heads held of all feeds, and their root.
 func (r *Replica) Frontier(ctx context.Context) (feed.Frontier, [32]byte, error) {
-	heads := feed.Frontier{}
+	var heads feed.Frontier
 	err := r.do(ctx, func() error {
-		for _, c := range r.chains {
-			for f, h := range c.Heads() {
-				heads[f] = h
-			}
-		}
+		heads = r.heads()
 		return nil
 	})
 	return heads, heads.Root(), err
+}
+
+func (r *Replica) heads() feed.Frontier {
+	heads := feed.Frontier{}
+	for _, c := range r.chains {
+		maps.Insert(heads, c.Heads())
+	}
+	return heads
 }
 
 func (r *Replica) debt(now time.Time) Debt {
@@ -72,26 +77,34 @@ func (r *Replica) debt(now time.Time) Debt {
 		pd := PeerDebt{Peer: p.id, Attached: p.sessions > 0, Heard: p.heard}
 		for f, h := range p.signed {
 			c := r.chains[f.Origin]
-			ours := c.Head(f.Epoch)
-			if h.Seq <= ours.Seq {
+			if h.Seq < c.Next(f.Epoch) {
 				delete(p.signed, f)
 				continue
 			}
-			if !c.Wants(f.Epoch, ours.Seq+1) {
+			lacks := c.Missing(f.Epoch, h.Seq)
+			if lacks == 0 {
 				continue
 			}
-			pd.Missing.add(h.Seq-ours.Seq, less(h.Bytes, ours.Bytes), h.HLC, now)
+			pd.Missing.add(lacks, missingBytes(c, f.Epoch, h), h.HLC, now)
 			if h.Seq > furthest[f].Seq {
 				furthest[f] = h
 			}
 		}
-		ours, _ := r.frontier(p.id)
-		for f, h := range ours {
+		if p.sessions > 0 && !p.eager {
+			d.Peers = append(d.Peers, pd)
+			continue // the mesh serves it, and what it has is not known
+		}
+		if c := r.chains[p.id]; p.sessions == 0 && c != nil && c.Held() {
+			d.Peers = append(d.Peers, pd)
+			continue // it is given nothing until it is released
+		}
+		for f, h := range r.carriedWith(p).tree.Heads("") {
 			have := p.has(f)
 			if have >= h.Seq {
 				continue
 			}
 			c := r.chains[f.Origin]
+			have = max(have, c.Start(f.Epoch)-1) // older ones nobody needs any more
 			common, _ := c.At(f.Epoch, have)
 			oldest, _ := c.At(f.Epoch, have+1)
 			pd.Owed.add(h.Seq-have, less(h.Bytes, common.Bytes), oldest.HLC, now)
@@ -102,11 +115,21 @@ func (r *Replica) debt(now time.Time) Debt {
 		d.Peers = append(d.Peers, pd)
 	}
 	for f, h := range furthest {
-		ours := r.chains[f.Origin].Head(f.Epoch)
-		d.Missing.add(h.Seq-ours.Seq, less(h.Bytes, ours.Bytes), h.HLC, now)
+		c := r.chains[f.Origin]
+		d.Missing.add(c.Missing(f.Epoch, h.Seq), missingBytes(c, f.Epoch, h), h.HLC, now)
 	}
 	slices.SortFunc(d.Peers, func(a, b PeerDebt) int { return cmp.Compare(a.Peer.String(), b.Peer.String()) })
 	return d
+}
+
+// missingBytes is what lies between ours and a head: all the peer has of the feed
+// where that begins anew with a snapshot.
+func missingBytes(c *feed.Chain, epoch uint64, h feed.Head) uint64 {
+	ours := c.Head(epoch)
+	if c.Next(epoch) > ours.Seq+1 {
+		return h.Bytes
+	}
+	return less(h.Bytes, ours.Bytes)
 }
 
 // less is a-b, or zero: a is a peer's word.
@@ -114,7 +137,7 @@ func less(a, b uint64) uint64 { return a - min(a, b) }
 
 func (r *Replica) measure(now time.Time) {
 	d := r.debt(now)
-	r.metrics.missing.Set(float64(d.Missing.Records))
-	r.metrics.owed.Set(float64(d.Owed.Records))
-	r.metrics.sessions.Set(float64(len(r.sessions)))
+	r.metrics.missing.set(d.Missing)
+	r.metrics.owed.set(d.Owed)
+	r.measureLinks()
 }

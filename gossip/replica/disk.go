@@ -1,13 +1,16 @@
 package replica
 
 import (
+	"bytes"
 	"encoding/binary"
+	"errors"
 	"fmt"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/bailiwick-mesh/bailiwick/attest/trail"
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 )
 
@@ -16,13 +19,56 @@ import (
 const (
 	bucketRecords = "feed/records" // record -> encoded record
 	bucketRefused = "feed/refused" // record -> places of the ops policy refused
+	bucketHeaders = "feed/headers" // record -> signed header, of records that were pruned
 	bucketCerts   = "feed/certs"   // feed -> epoch certificate, DER
+	bucketCovers  = "feed/covers"  // feed -> cover
 	bucketProofs  = "feed/proofs"  // finding's digest -> proof
 	bucketHolds   = "feed/holds"   // origin -> hold
 	bucketSelf    = "feed/self"    // "rewound" -> epoch
+	bucketPoison  = "feed/poison"  // RecordID -> poison
 )
 
 var keyRewound = []byte("rewound")
+
+// Disk keeps what a replica must not lose. A value that was put is not changed by
+// either side afterwards. Errors are the disk's own.
+type Disk interface {
+	View(func(Tx) error) error // reads one consistent state
+	// Update makes all of it durable where it returns nil. After a store.ErrFull that is no
+	// store.ErrBroken it can be tried again; after any other error the replica must be opened anew.
+	Update(func(Tx) error) error
+}
+
+// Tx is a transaction of a Disk. Its methods are those of store.Tx.
+type Tx interface {
+	Get(bucket string, key []byte) []byte
+	Put(bucket string, key, value []byte) error
+	Delete(bucket string, key []byte) error
+	Range(bucket string, from []byte, fn func(k, v []byte) bool)
+	Leaf(kind string, body []byte) error
+}
+
+// onStore is the product's disk.
+type onStore struct{ *store.Store }
+
+func (d onStore) View(fn func(Tx) error) error {
+	return d.Store.View(func(tx *store.Tx) error { return fn(tx) })
+}
+
+func (d onStore) Update(fn func(Tx) error) error {
+	return d.Store.Update(func(tx *store.Tx) error { return fn(onTx{tx}) })
+}
+
+// onTx counts leaves where too many wait for the trail, as far as their kinds let it. An own record
+// is not refused here, after it was signed: Config.Recordable was asked before.
+type onTx struct{ *store.Tx }
+
+func (t onTx) Leaf(kind string, body []byte) error {
+	if k, ok := trail.LookupKind(kind); ok && k.Unrecorded() == trail.Gapped {
+		return trail.AppendEncoded(t.Tx, k, body)
+	}
+	return t.Tx.Leaf(kind, body)
+}
 
 // hold is why an origin is held, or which findings no longer do it.
 type hold struct {
@@ -38,7 +84,7 @@ func recordKey(f feed.FeedID, seq uint64) []byte {
 	return binary.BigEndian.AppendUint64(feedKey(f), seq)
 }
 
-// write is one change that waits for the next commit.
+// write is one change that waits for the next commit. Without a value it deletes.
 type write struct {
 	bucket     string
 	key, value []byte
@@ -48,14 +94,18 @@ func (r *Replica) put(bucket string, key, value []byte) {
 	r.writes = append(r.writes, write{bucket, key, value})
 }
 
+func (r *Replica) remove(bucket string, key []byte) {
+	r.writes = append(r.writes, write{bucket: bucket, key: key})
+}
+
 func (r *Replica) leaf(kind string, body any) {
 	r.leaves = append(r.leaves, write{bucket: kind, value: encode(body)})
 }
 
 // load reads everything back. Proofs come first: they say where feeds end.
 func (r *Replica) load() error {
-	var certs [][]byte
-	err := r.cfg.Store.View(func(tx *store.Tx) error {
+	keys := map[spiffeid.ID][]feed.EpochKey{} // epochs descending
+	err := r.disk.View(func(tx Tx) error {
 		var err error
 		tx.Range(bucketHolds, nil, func(k, v []byte) bool {
 			var id spiffeid.ID
@@ -76,10 +126,24 @@ func (r *Replica) load() error {
 			r.learnFinding(f, proof)
 			return true
 		})
-		tx.Range(bucketCerts, nil, func(_, v []byte) bool {
-			certs = append(certs, append([]byte(nil), v...))
+		tx.Range(bucketCovers, nil, func(_, v []byte) bool {
+			if cover, err := feed.VerifyCover(v, r.cfg.Checkpoints); err != nil { // its region's trust record is gone, say
+				r.cfg.Log.Warn("stored cover cannot be checked", "error", err)
+			} else {
+				r.covers[cover.Feed] = cover
+			}
 			return true
 		})
+		tx.Range(bucketCerts, nil, func(_, v []byte) bool {
+			key, err := r.cfg.Keys(bytes.Clone(v))
+			if err != nil { // its records stay on disk until it can be checked
+				r.cfg.Log.Warn("stored epoch certificate cannot be checked", "error", err)
+				return true
+			}
+			keys[key.Origin] = append([]feed.EpochKey{key}, keys[key.Origin]...)
+			return true
+		})
+		err = errors.Join(err, r.loadPoison(tx))
 		if b := tx.Get(bucketSelf, keyRewound); len(b) == 8 {
 			r.rewound = binary.BigEndian.Uint64(b)
 		}
@@ -88,21 +152,78 @@ func (r *Replica) load() error {
 	if err != nil {
 		return fmt.Errorf("read the feed store: %w", err)
 	}
-	for _, der := range certs {
-		key, err := r.cfg.Keys(der)
-		if err != nil { // its records stay on disk until it can be checked
-			r.cfg.Log.Warn("stored epoch certificate cannot be checked", "error", err)
-			continue
-		}
-		if _, err := r.learnKey(key); err != nil {
-			return err
+	for origin, own := range keys {
+		for len(own) > 0 {
+			at, err := r.learnKeys(own)
+			if err == nil {
+				break
+			}
+			if origin == r.cfg.Self || !errors.Is(err, feed.ErrChain) {
+				return err
+			}
+			if err := r.drop(own[at].Feed(), err); err != nil {
+				return err
+			}
+			delete(r.chains, origin) // half of that feed is in it
 		}
 	}
 	return nil
 }
 
+// learnKeys makes the keys of an origin known, in order. With an error comes the
+// place of the key that it is about.
+func (r *Replica) learnKeys(keys []feed.EpochKey) (at int, err error) {
+	for i, key := range keys {
+		if _, err := r.learnKey(key); err != nil {
+			return i, err
+		}
+	}
+	return 0, nil
+}
+
+// drop deletes what the store has of another node's feed, because its records do not
+// chain: that must not keep this node from starting, and peers have the feed.
+func (r *Replica) drop(f feed.FeedID, why error) error {
+	r.cfg.Log.Error("the stored records of a feed do not chain; they are dropped, and peers asked for them", "feed", f.String(), "error", why)
+	err := r.disk.Update(func(tx Tx) error {
+		for _, bucket := range []string{bucketRecords, bucketRefused, bucketHeaders} {
+			var old [][]byte
+			tx.Range(bucket, feedKey(f), func(k, _ []byte) bool {
+				if inFeed(k, f) {
+					old = append(old, bytes.Clone(k))
+				}
+				return inFeed(k, f)
+			})
+			for _, k := range old {
+				if err := tx.Delete(bucket, k); err != nil {
+					return err
+				}
+			}
+		}
+		return tx.Leaf(LeafRefuse, encode(Refuse{Origin: f.Origin.String(), Epoch: f.Epoch, Why: "store", Detail: detail(why)}))
+	})
+	if err != nil {
+		return fmt.Errorf("drop the stored records of %s: %w", f, err)
+	}
+	return nil
+}
+
+// forget deletes what a chain has given up.
+func (r *Replica) forget(c *feed.Chain) {
+	for _, gone := range c.Gone() {
+		for seq := gone.From; seq <= gone.To; seq++ {
+			delete(r.fresh[gone.Feed], seq)
+			r.remove(bucketRecords, recordKey(gone.Feed, seq))
+			r.remove(bucketRefused, recordKey(gone.Feed, seq))
+		}
+		r.rebuild[c.Origin()] = true
+		r.moved(c)
+	}
+}
+
 // restore fills a feed that just became known from the store.
 func (r *Replica) restore(c *feed.Chain, f feed.FeedID) error {
+	defer c.Settle()
 	var last feed.Record
 	err := r.scan(f, 1, func(rec feed.Record) (bool, error) {
 		_, ok, err := c.Restore(rec)
@@ -126,7 +247,7 @@ func (r *Replica) restore(c *feed.Chain, f feed.FeedID) error {
 // durable here and may ask for it at once.
 func (r *Replica) scan(f feed.FeedID, seq uint64, fn func(feed.Record) (bool, error)) error {
 	more := true
-	err := r.cfg.Store.View(func(tx *store.Tx) error {
+	err := r.disk.View(func(tx Tx) error {
 		var err error
 		prefix := feedKey(f)
 		tx.Range(bucketRecords, recordKey(f, seq), func(k, v []byte) bool {
@@ -164,6 +285,12 @@ func (r *Replica) statementAt(f feed.FeedID, seq uint64) []byte {
 		}
 		return false, nil
 	})
+	if err == nil && out == nil {
+		err = r.disk.View(func(tx Tx) error {
+			out = tx.Get(bucketHeaders, recordKey(f, seq))
+			return nil
+		})
+	}
 	if err != nil {
 		r.cfg.Log.Error("read a record back", "feed", f.String(), "seq", seq, "error", err)
 	}
@@ -176,20 +303,23 @@ func (r *Replica) stored(c *feed.Chain, origin spiffeid.ID) ([]item, error) {
 	var out []item
 	for _, epoch := range c.Epochs() {
 		f := feed.FeedID{Origin: origin, Epoch: epoch}
-		head := c.Head(epoch)
 		refused, err := r.refusedOps(f)
 		if err != nil {
 			return nil, err
 		}
-		err = r.scan(f, 1, func(rec feed.Record) (bool, error) {
-			if rec.Seq > head.Seq {
-				return false, nil
+		err = r.scan(f, c.Start(epoch), func(rec feed.Record) (bool, error) {
+			if !c.Counts(rec) {
+				return rec.Kind == feed.Snapshot, nil
 			}
 			ops, err := rec.Ops()
 			if err != nil {
 				return false, fmt.Errorf("%w: %d of %s: %w", feed.ErrChain, rec.Seq, f, err)
 			}
-			out = append(out, items(rec, ops, refused[rec.Seq])...)
+			for _, it := range items(rec, ops, refused[rec.Seq]) {
+				if origin == r.cfg.Self || !r.poisons.crashed(it.Record) {
+					out = append(out, it)
+				}
+			}
 			return true, nil
 		})
 		if err != nil {
@@ -202,7 +332,7 @@ func (r *Replica) stored(c *feed.Chain, origin spiffeid.ID) ([]item, error) {
 // refusedOps returns which ops of a feed's records policy has refused.
 func (r *Replica) refusedOps(f feed.FeedID) (map[uint64][]int, error) {
 	out := map[uint64][]int{}
-	err := r.cfg.Store.View(func(tx *store.Tx) error {
+	err := r.disk.View(func(tx Tx) error {
 		var err error
 		prefix := feedKey(f)
 		tx.Range(bucketRefused, prefix, func(k, v []byte) bool {

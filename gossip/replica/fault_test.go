@@ -195,10 +195,13 @@ func TestRelayFaultsEndTheSessionAndBlameNoOrigin(t *testing.T) {
 	}
 }
 
-func TestFalseEvidenceConvictsNobody(t *testing.T) {
+// False evidence convicts who signed it, at whoever is handed it and by their proof everywhere; the
+// record that has it is not passed on.
+func TestFalseEvidenceConvictsItsSigner(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		n, liar := newNode(t, 1), newHostile(t, 9)
+		n, further, liar := newNode(t, 1), newNode(t, 2), newHostile(t, 9)
 		n.put("shop", "1")
+		connect(n, further)
 		// A well-formed pair of headers in n's name, under n's certificate, by another key.
 		a := signAs(t, liar.self, n.id, feed.Header{Seq: 1, HLC: now()}, op(n.key("a"), "1"))
 		b := signAs(t, liar.self, n.id, feed.Header{Seq: 1, HLC: now()}, op(n.key("a"), "2"))
@@ -222,9 +225,21 @@ func TestFalseEvidenceConvictsNobody(t *testing.T) {
 		digest := statement.Digest(append(append([]byte("bailiwick finding 1\x00equivocation\x00"), xid[:]...), yid[:]...))
 		on := liar.to(n)
 		on.send(frameRecord, liar.sign(feed.Header{Seq: 1, HLC: now()}, op(feed.KeyOf(liar.id, feed.KindEvidence, feed.EvidenceName(digest)), string(proof))).Bytes())
-		settle(time.Millisecond)
-		if len(n.found()) != 0 {
-			t.Fatal("false evidence convicted")
+		settle(time.Second)
+		for _, node := range []*node{n, further} {
+			if got := node.found(); len(got) != 1 || got[0].Accused != liar.id || got[0].Class != feed.ClassFalseAccusation || got[0].LastGood != 0 {
+				t.Errorf("%s: %+v", node.id, got)
+			}
+			heads, _, err := node.Frontier(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			if h := heads[feed.FeedID{Origin: liar.id, Epoch: 1}]; h.Seq != 0 {
+				t.Errorf("%s has record %d of the liar", node.id, h.Seq)
+			}
+		}
+		if leaves := leavesOf(t, further, LeafRefuse); len(leaves) != 0 {
+			t.Errorf("the record went on: %d refusals", len(leaves))
 		}
 		if leaves := leavesOf(t, n, LeafRefuse); len(leaves) != 1 {
 			t.Errorf("%d refusals in the trail, want 1", len(leaves))

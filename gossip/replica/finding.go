@@ -1,13 +1,20 @@
 package replica
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"maps"
+	"slices"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 )
+
+// maxFindings is how many findings are kept of one feed. Any number can be made of one
+// whose key signs at will.
+const maxFindings = 16
 
 // finding is a finding with its proof.
 type finding struct {
@@ -15,34 +22,35 @@ type finding struct {
 	proof []byte
 }
 
-// prove verifies a proof and acts on what it shows, once. With here set the proof
+// prove verifies a proof and acts on what it shows, if that is more than is known. With here set the proof
 // was made by this node, which then publishes it.
 func (r *Replica) prove(proof []byte, here bool) error {
 	f, err := feed.VerifyProof(proof, r.cfg.Keys)
 	if err != nil {
 		return err
 	}
-	if _, known := r.findings[f.Digest]; known {
+	//bailiwick:check TestForkBomb/proofs
+	if !r.matters(f) {
 		return nil
 	}
 	first := r.learnFinding(f, proof)
 	r.put(bucketProofs, f.Digest[:], proof)
+	r.spareFindings(f)
 	r.metrics.findings.WithLabelValues(f.Class).Inc()
 	r.cfg.Log.Warn("finding", "accused", f.Accused.String(), "class", f.Class, "epoch", f.Epoch, "last_good", f.LastGood, "found_here", here)
 	id := feed.FeedID{Origin: f.Accused, Epoch: f.Epoch}
+	if h := r.holds[f.Accused]; f.Convicts() && !h.Held && f.Epoch >= h.Answered {
+		r.setHold(f.Accused, hold{Held: true, Answered: h.Answered})
+	}
 	if c := r.chains[f.Accused]; c != nil {
 		before := c.Head(f.Epoch)
-		news := c.FreezeAt(f.Epoch, f.LastGood)
-		if h := r.holds[f.Accused]; f.Convicts() && !h.Held && f.Epoch >= h.Answered {
-			r.setHold(f.Accused, hold{Held: true, Answered: h.Answered})
-		} else if news {
+		if c.FreezeAt(f.Epoch, f.LastGood) {
 			r.rebuild[f.Accused] = true
 		}
+		r.forget(c)
 		if c.Head(f.Epoch) != before {
-			r.moved()
+			r.moved(c)
 		}
-	} else if f.Convicts() {
-		r.setHold(f.Accused, hold{Held: true, Answered: r.holds[f.Accused].Answered})
 	}
 	for _, p := range r.peers {
 		delete(p.claims, id)
@@ -52,11 +60,64 @@ func (r *Replica) prove(proof []byte, here bool) error {
 	}
 	done := finding{f, proof}
 	r.after = append(r.after, func(failed error) {
-		if failed == nil {
+		if failed == nil || passes(failed) { // containment acts first
 			r.tellFinding(done)
 		}
 	})
 	return nil
+}
+
+// matters reports whether a finding says more than is known: its feed ends before where
+// it was thought to, or its origin is convicted at all.
+func (r *Replica) matters(f feed.Finding) bool {
+	end, known := r.ends[feed.FeedID{Origin: f.Accused, Epoch: f.Epoch}]
+	if !known || f.LastGood < end {
+		return true
+	}
+	if !f.Convicts() {
+		return false
+	}
+	for _, old := range r.findings {
+		if old.Accused == f.Accused && old.Epoch == f.Epoch && old.Convicts() {
+			return false
+		}
+	}
+	return true
+}
+
+// spareFindings forgets one finding of f's feed if there are too many now: one that
+// neither ends the feed nor is the last to convict.
+func (r *Replica) spareFindings(f feed.Finding) {
+	end := r.ends[feed.FeedID{Origin: f.Accused, Epoch: f.Epoch}]
+	count, convicting := 0, 0
+	var spare []feed.Finding
+	for _, old := range r.known() {
+		if old.Accused != f.Accused || old.Epoch != f.Epoch {
+			continue
+		}
+		count++
+		if old.Convicts() {
+			convicting++
+		}
+		if old.LastGood > end {
+			spare = append(spare, old.Finding)
+		}
+	}
+	if count <= maxFindings {
+		return
+	}
+	for _, old := range spare {
+		if !old.Convicts() || convicting > 1 {
+			delete(r.findings, old.Digest)
+			r.remove(bucketProofs, old.Digest[:])
+			return
+		}
+	}
+}
+
+// known returns the findings in an order that is the same every time.
+func (r *Replica) known() []finding {
+	return slices.SortedFunc(maps.Values(r.findings), func(a, b finding) int { return bytes.Compare(a.Digest[:], b.Digest[:]) })
 }
 
 // learnFinding remembers a finding; it reports whether it moves the end of its
@@ -86,7 +147,7 @@ func (r *Replica) publish() {
 			Key: feed.KeyOf(r.cfg.Self, feed.KindEvidence, feed.EvidenceName(f.Digest)), Action: feed.Put,
 			Value: f.proof, Scope: feed.ScopeRegion,
 		}
-		r.backlog = append([]*request{{ctx: context.Background(), ops: []feed.Op{op}, out: make(chan answer, 1)}}, r.backlog...)
+		r.backlog = append([]*request{{ctx: context.Background(), ops: []feed.Op{op}}}, r.backlog...)
 	}
 	r.unsaid = nil
 }
@@ -135,7 +196,7 @@ func (r *Replica) rewind(epoch, seq uint64) {
 	r.cfg.Log.Error("the node's own feed is ahead of this disk", "epoch", epoch, "seq", seq)
 	if r.cfg.OnRewound != nil {
 		r.after = append(r.after, func(failed error) {
-			if failed == nil {
+			if failed == nil || passes(failed) {
 				r.notices.add(func() { r.cfg.OnRewound(epoch, seq) })
 			}
 		})

@@ -27,15 +27,16 @@ type In struct {
 	Ops     uint64  `cbor:"ops"`
 }
 
-// Refuse is the body of a LeafRefuse: a record or an op that was not believed.
+// Refuse is the body of a LeafRefuse: a record that was not believed, or ops of it, once for
+// each reason.
 type Refuse struct {
 	Origin string  `cbor:"origin"` // who the record says it is from; unproven when the verdict is a relay's fault
 	Epoch  uint64  `cbor:"epoch"`
 	Seq    uint64  `cbor:"seq"`
 	Record feed.ID `cbor:"record"`
 	Relay  string  `cbor:"relay"`            // who handed it over
-	Why    string  `cbor:"why"`              // a feed.Verdict, "policy", "evidence" or "own"
-	Key    string  `cbor:"key,omitempty"`    // of the op, where one op is meant
+	Why    string  `cbor:"why"`              // a feed.Verdict, "schema", "policy" or what else Config.Apply says, "evidence", "own", or "store": all that was stored of the feed
+	Key    string  `cbor:"key,omitempty"`    // of the first op, where ops are meant; Detail has how many more
 	Detail string  `cbor:"detail,omitempty"` // for people, at most 512 bytes
 }
 

@@ -120,6 +120,11 @@ func TestOpenNeedsItsConfig(t *testing.T) {
 	}
 }
 
+// tooOften is a refusal that says by what.
+type tooOften struct{ error }
+
+func (tooOften) Why() string { return "rate" }
+
 // Policy decides what is shown here, not what is passed on.
 func TestPolicyDecidesApply(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -127,7 +132,7 @@ func TestPolicyDecidesApply(t *testing.T) {
 		strict := true
 		b.deny = func(_ feed.Record, op feed.Op) error {
 			if strict && strings.HasSuffix(op.Key, "/secret") {
-				return errors.New("not here")
+				return tooOften{errors.New("not here")}
 			}
 			return nil
 		}
@@ -146,9 +151,15 @@ func TestPolicyDecidesApply(t *testing.T) {
 		check(b, "secret", false)
 		check(b, "shop", true)
 		check(c, "secret", true)
+		for name, want := range map[string]bool{"secret": true, "shop": false, "none": false} {
+			at, refused, err := b.Refused(t.Context(), a.key(name))
+			if err != nil || refused != want || refused && (at.Epoch != 1 || at.Seq == 0) {
+				t.Errorf("%s: refused %t in %+v, %v", name, refused, at, err)
+			}
+		}
 		leaves := leavesOf(t, b, LeafRefuse)
 		var l Refuse
-		if len(leaves) != 1 || statement.Unmarshal(leaves[0].Body, &l) != nil || l.Why != "policy" || l.Key != a.key("secret") {
+		if len(leaves) != 1 || statement.Unmarshal(leaves[0].Body, &l) != nil || l.Why != "rate" || l.Key != a.key("secret") {
 			t.Errorf("refusals %+v", leaves)
 		}
 		if got := leavesOf(t, b, LeafIn); len(got) == 0 {
@@ -225,7 +236,7 @@ func TestDebtCountsOnlySignedHeads(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n, peer := newNode(t, 1), newHostile(t, 9)
 		on := peer.to(n)
-		for _, b := range headsFrames(false, feed.Frontier{peer.key.Feed(): {Seq: 1 << 40, Bytes: 1 << 60}}) {
+		for _, b := range headsFrames(feed.Frontier{peer.key.Feed(): {Seq: 1 << 40, Bytes: 1 << 60}}) {
 			on.conn.Write(b)
 		}
 		settle(5 * time.Second)

@@ -34,12 +34,17 @@ func (n notices) run(ctx context.Context) {
 			return
 		case <-n.ready:
 		}
-		n.mu.Lock()
-		due := *n.queue
-		*n.queue = nil
-		n.mu.Unlock()
-		for _, fn := range due {
-			fn()
-		}
+		n.call()
+	}
+}
+
+// call calls what is due.
+func (n notices) call() {
+	n.mu.Lock()
+	due := *n.queue
+	*n.queue = nil
+	n.mu.Unlock()
+	for _, fn := range due {
+		fn()
 	}
 }

@@ -1,9 +1,11 @@
 package replica
 
 import (
-	"context"
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -12,36 +14,48 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 )
 
-const (
-	tick      = time.Second // between roots, and for what waits
-	inboxSize = 256
-	batchSize = 128 // events between commits
-)
+// tick is the time between roots, and for what waits.
+const tick = time.Second
 
 // Replica is a node's copy of the signed state. Get, List and Watch work from Open
 // on; everything else while Run runs. All methods may be called from any goroutine.
 type Replica struct {
 	cfg     Config
+	disk    Disk
 	view    *view
 	metrics *metrics
 	notices notices
+	poisons poisons
 	events  chan func()   // for the loop: frames and calls
 	puts    chan *request // for the loop: own writes
 	done    chan struct{} // closed when Run has ended
 	ended   error         // why; readable after done
 
-	// All below is owned by the loop (Run), and by Open before it.
-	chains   map[spiffeid.ID]*feed.Chain
-	holds    map[spiffeid.ID]hold
-	findings map[[32]byte]finding
-	ends     map[feed.FeedID]uint64 // last good record, by finding
-	peers    map[spiffeid.ID]*peer
-	sessions map[*session]bool
-	pulls    map[feed.FeedID]pull
-	fronts   map[spiffeid.ID]front // by peer; emptied when heads move
-	noted    map[feed.ID]bool      // records whose refusal is in the trail
+	// All below is owned by the loop (Run), and by Open before it; or by who calls a
+	// Core. What decides about it knows no clock, goroutine or chance but what Config
+	// gives it.
+	chains    map[spiffeid.ID]*feed.Chain
+	holds     map[spiffeid.ID]hold
+	findings  map[[32]byte]finding
+	ends      map[feed.FeedID]uint64     // last good record, by finding
+	covers    map[feed.FeedID]feed.Cover // the furthest in time, of what is not superseded
+	peers     map[spiffeid.ID]*peer
+	sessions  map[*session]bool
+	attached  []*session // the same in their order, by which they are sent to
+	pulls     map[feed.FeedID]*pull
+	carried   []*carried                // by what Config.Carry picks
+	awaited   map[feed.FeedID]time.Time // announced in a tree; from then on they are fetched
+	asked     map[spiffeid.ID]time.Time // origins to fetch in any mode, until then
+	noted     map[feed.ID]bool          // records whose refusal is in the trail
+	drawn     time.Time                 // when the mesh was chosen
+	checked   uint64                    // records whose signature was verified
+	looked    int                       // claims that were looked at to fill a session
+	changed   map[feed.FeedID]bool      // heads that moved since some outside of the mesh were told
+	name      uint64                    // its place among others, before it is mixed
+	crossings crossings
 
 	writer  *feed.Writer
+	due     snapshotting
 	rewound uint64 // epochs up to this one may not be written
 	backlog []*request
 	unsaid  []finding // made here, to be published
@@ -52,22 +66,39 @@ type Replica struct {
 	counted map[feed.FeedID]*In
 	fresh   map[feed.FeedID]map[uint64]feed.Record
 	applied map[spiffeid.ID][]item
-	rebuild map[spiffeid.ID]bool // read again from the store instead
-	after   []func(error)        // told the outcome
+	rebuild map[spiffeid.ID]bool   // read again from the store instead
+	cuts    map[feed.FeedID]uint64 // records before this one go
+	after   []func(error)          // told the outcome
+	signed  []feed.Record          // own ones among them
+	full    error                  // why it waits for room on the disk; nil: it does not
 }
 
-// Open reads the replica back from its store. Errors wrap ErrConfig, feed.ErrChain
-// or the store's.
+// Open reads the replica back from its store. Another node's records that do not
+// chain there are dropped, and asked for again. Errors wrap ErrConfig,
+// feed.ErrChain (the node's own records do not chain) or the store's.
 func Open(cfg Config) (*Replica, error) {
+	if cfg.Store == nil {
+		return nil, fmt.Errorf("%w: Store is not set", ErrConfig)
+	}
+	r, err := open(cfg, onStore{cfg.Store})
+	if err != nil {
+		return nil, err
+	}
+	r.events, r.puts, r.done = make(chan func(), inboxSize), make(chan *request, inboxSize), make(chan struct{})
+	return r, nil
+}
+
+func open(cfg Config, disk Disk) (*Replica, error) {
 	if err := cfg.complete(); err != nil {
 		return nil, err
 	}
 	r := &Replica{
-		cfg: cfg, view: newView(cfg.Self.TrustDomain(), time.Now()), metrics: newMetrics(cfg.Metrics),
-		notices: newNotices(), events: make(chan func(), inboxSize), puts: make(chan *request, inboxSize), done: make(chan struct{}),
+		cfg: cfg, disk: disk, view: newView(cfg.Self.TrustDomain(), cfg.Now), metrics: newMetrics(cfg.Metrics),
+		notices: newNotices(), poisons: poisons{of: map[feed.ID]poison{}},
 		chains: map[spiffeid.ID]*feed.Chain{}, holds: map[spiffeid.ID]hold{}, findings: map[[32]byte]finding{},
-		ends: map[feed.FeedID]uint64{}, peers: map[spiffeid.ID]*peer{}, sessions: map[*session]bool{},
-		pulls: map[feed.FeedID]pull{}, fronts: map[spiffeid.ID]front{}, noted: map[feed.ID]bool{},
+		ends: map[feed.FeedID]uint64{}, covers: map[feed.FeedID]feed.Cover{}, peers: map[spiffeid.ID]*peer{}, sessions: map[*session]bool{},
+		pulls: map[feed.FeedID]*pull{}, noted: map[feed.ID]bool{}, awaited: map[feed.FeedID]time.Time{}, asked: map[spiffeid.ID]time.Time{}, changed: map[feed.FeedID]bool{},
+		name: name(cfg.Self), crossings: newCrossings(),
 	}
 	r.newBatch()
 	if err := r.load(); err != nil {
@@ -80,137 +111,62 @@ func Open(cfg Config) (*Replica, error) {
 		}
 		r.view.update(c, origin, all, true)
 	}
-	r.newBatch()
+	clear(r.rebuild)
 	return r, nil
 }
 
-// Run is the loop; it owns the state until ctx ends or a commit fails, which it
-// returns: the store has to be opened anew then. Sessions end with it.
-func (r *Replica) Run(ctx context.Context) error {
-	ctx, cancel := context.WithCancel(ctx)
-	told := make(chan struct{})
-	go func() {
-		defer close(told)
-		r.notices.run(ctx)
-	}()
-	for _, f := range r.findings {
+// begin does what waited for somebody to drive the replica: it shows what this version
+// takes of the stored state, and tells of the stored findings.
+func (r *Replica) begin() error {
+	for _, f := range r.known() {
 		r.tellFinding(f)
 	}
-	err := r.loop(ctx)
-	r.ended = err
-	close(r.done)
-	for s := range r.sessions {
-		s.fail(r.stopped())
+	for _, key := range r.poisons.old {
+		r.remove(bucketPoison, key)
 	}
-	for _, q := range r.backlog {
-		q.reply(Receipt{}, r.stopped())
-	}
-	cancel()
-	<-told
-	return err
-}
-
-func (r *Replica) loop(ctx context.Context) error {
-	ticker := time.NewTicker(tick)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return context.Cause(ctx)
-		case ev := <-r.events:
-			ev()
-		case q := <-r.puts:
-			r.backlog = append(r.backlog, q)
-		case <-ticker.C:
-			r.onTick(time.Now())
-		case <-r.writable(time.Now()):
-		}
-		r.drain()
-		written := r.writeOwn(time.Now())
-		if err := r.commit(written); err != nil {
-			return err
-		}
-	}
-}
-
-// drain takes what else has come, so that one commit serves it all.
-func (r *Replica) drain() {
-	for range batchSize {
-		select {
-		case ev := <-r.events:
-			ev()
-		default:
-			for {
-				select {
-				case q := <-r.puts:
-					r.backlog = append(r.backlog, q)
-				default:
-					return
-				}
-			}
-		}
-	}
-}
-
-// do runs fn in the loop and returns when what it changed is durable.
-func (r *Replica) do(ctx context.Context, fn func() error) error {
-	out := make(chan error, 1)
-	ev := func() {
-		err := fn()
-		r.after = append(r.after, func(failed error) { out <- errors.Join(err, failed) })
-	}
-	select {
-	case r.events <- ev:
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	case <-r.done:
-		return r.stopped()
-	}
-	select {
-	case err := <-out:
-		return err
-	case <-r.done:
-		select {
-		case err := <-out:
-			return err
-		default:
-			return r.stopped()
-		}
-	}
-}
-
-// post runs fn in the loop, if it still runs.
-func (r *Replica) post(fn func()) {
-	select {
-	case r.events <- fn:
-	case <-r.done:
-	}
-}
-
-func (r *Replica) stopped() error {
-	return fmt.Errorf("%w: %w", ErrStopped, r.ended)
+	return errors.Join(r.reconsiderAll(), r.commit(nil))
 }
 
 func (r *Replica) newBatch() {
-	r.writes, r.leaves, r.after = nil, nil, nil
+	r.writes, r.leaves, r.after, r.signed, r.full = nil, nil, nil, nil, nil
 	r.counted = map[feed.FeedID]*In{}
 	r.fresh = map[feed.FeedID]map[uint64]feed.Record{}
 	r.applied = map[spiffeid.ID][]item{}
 	r.rebuild = map[spiffeid.ID]bool{}
+	r.cuts = map[feed.FeedID]uint64{}
+}
+
+// flush signs what the node may write and commits it with the batch.
+func (r *Replica) flush(now time.Time) error {
+	r.takeTurns(now)
+	return r.commit(r.writeOwn(now))
 }
 
 // commit makes the batch durable, shows it to readers, sends own records, and
-// answers. An error is final.
+// answers. An error is final. Where the disk is full there is none, and the batch waits.
 func (r *Replica) commit(own []feed.Record) error {
-	for _, in := range r.counted {
-		r.leaf(LeafIn, in)
+	for _, f := range inOrder(r.counted) {
+		r.leaf(LeafIn, r.counted[f])
 	}
+	clear(r.counted)
+	r.signed = append(r.signed, own...)
 	var err error
 	if len(r.writes)+len(r.leaves) > 0 {
-		start := time.Now()
-		err = r.cfg.Store.Update(func(tx *store.Tx) error {
+		start := r.cfg.Now()
+		err = r.disk.Update(func(tx Tx) error {
 			for _, w := range r.writes {
+				if w.value == nil {
+					if err := tx.Delete(w.bucket, w.key); err != nil {
+						return err
+					}
+					continue
+				}
 				if err := tx.Put(w.bucket, w.key, w.value); err != nil {
+					return err
+				}
+			}
+			for f, start := range r.cuts {
+				if err := cut(tx, f, start); err != nil {
 					return err
 				}
 			}
@@ -221,15 +177,20 @@ func (r *Replica) commit(own []feed.Record) error {
 			}
 			return nil
 		})
-		r.metrics.commits.Observe(time.Since(start).Seconds())
+		r.metrics.commits.Observe(r.cfg.Now().Sub(start).Seconds())
 		if err != nil {
 			err = fmt.Errorf("commit signed state: %w", err)
 		}
+	}
+	if passes(err) {
+		r.holdBack(err)
+		return nil
 	}
 	if err == nil {
 		err = r.show()
 	}
 	after := r.after
+	own = r.signed
 	r.newBatch()
 	if err == nil {
 		for _, rec := range own {
@@ -242,9 +203,29 @@ func (r *Replica) commit(own []feed.Record) error {
 	return err
 }
 
+// passes reports whether a commit that failed can be tried again as it is.
+func passes(err error) bool { return errors.Is(err, store.ErrFull) && !errors.Is(err, store.ErrBroken) }
+
+// maxHeldBack is how many changes wait for room before no more records of others are taken.
+const maxHeldBack = 4096
+
+// holdBack keeps the batch until there is room on the disk. Meanwhile no record is signed, and those of
+// others are judged and not shown. Who waits for the batch is told that it is not durable.
+func (r *Replica) holdBack(full error) {
+	if r.full == nil {
+		r.cfg.Log.Error("signed state waits for room on the disk", "err", full)
+	}
+	r.full = full
+	after := r.after
+	r.after = nil
+	for _, fn := range after {
+		fn(full)
+	}
+}
+
 // show gives readers the batch.
 func (r *Replica) show() error {
-	for origin := range r.rebuild {
+	for _, origin := range byName(r.rebuild) {
 		delete(r.applied, origin)
 		all, err := r.stored(r.chains[origin], origin)
 		if err != nil {
@@ -252,8 +233,8 @@ func (r *Replica) show() error {
 		}
 		r.view.update(r.chains[origin], origin, all, true)
 	}
-	for origin, written := range r.applied {
-		r.view.update(r.chains[origin], origin, written, false)
+	for _, origin := range byName(r.applied) {
+		r.view.update(r.chains[origin], origin, r.applied[origin], false)
 	}
 	return nil
 }
@@ -261,23 +242,44 @@ func (r *Replica) show() error {
 // onTick does what time brings: roots, pulls that stalled, parked records, the
 // own lease.
 func (r *Replica) onTick(now time.Time) {
-	for _, c := range r.chains {
-		r.ready(c, now, nil)
+	for _, origin := range byName(r.chains) {
+		r.ready(r.chains[origin], now, nil)
 	}
-	for f, p := range r.pulls {
-		if now.After(p.until) {
-			delete(p.from.peer.claims, f) // it did not answer: until it tells again, do not ask again
-			r.endPull(f, now)
+	for _, f := range inOrder(r.pulls) {
+		if p, ok := r.pulls[f]; ok && p.stalled(f, now) {
+			r.unanswered(f, p, now)
 		}
 	}
-	for s := range r.sessions {
-		s.lagging = s.lagging && !s.out.empty()
-		_, root := r.frontier(s.peer.id)
-		s.send(classControl, frame(frameRoot, root[:]))
-		for f := range s.peer.claims {
+	for _, s := range r.attached {
+		if s.out.empty() {
+			s.lagging = false
+			clear(s.answered)
+		}
+		s.peer.claimed = 0
+		for f := range s.peer.waiting() {
+			s.peer.claimed += claimSize(f)
 			r.pull(f, now)
 		}
 	}
+	r.endCrossings(now)
+	r.dropCovers()
+	if now.Sub(r.drawn) >= redrawEvery {
+		r.redraw(now)
+		r.recarry()
+	}
+	r.tellRoots(now)
+	r.forgetAsked(now)
 	r.heartbeat(now)
 	r.measure(now)
+}
+
+// inOrder returns the feeds that a map has, in order: what is sent must not hang on
+// the chance of a map's own.
+func inOrder[V any](m map[feed.FeedID]V) []feed.FeedID {
+	return slices.SortedFunc(maps.Keys(m), feed.FeedID.Compare)
+}
+
+// byName returns the nodes that a map has, in order.
+func byName[V any](m map[spiffeid.ID]V) []spiffeid.ID {
+	return slices.SortedFunc(maps.Keys(m), func(a, b spiffeid.ID) int { return cmp.Compare(a.String(), b.String()) })
 }

@@ -54,7 +54,26 @@ func keyFunc(der []byte) (feed.EpochKey, error) {
 	}, err
 }
 
+// checkpointFunc reads what testCheckpoint wrote back.
+func checkpointFunc(signed []byte, _ spiffeid.TrustDomain) (c feed.Checkpoint, err error) {
+	return c, json.Unmarshal(signed, &c)
+}
+
+func testCheckpoint(t *testing.T, heads feed.Frontier) []byte {
+	t.Helper()
+	b, err := json.Marshal(feed.Checkpoint{Root: heads.Root(), Feeds: heads.Size(), At: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
 func newIdentity(t testing.TB, origin spiffeid.ID, epoch uint64) Identity {
+	t.Helper()
+	return newIdentityFor(t, origin, epoch, 7*24*time.Hour)
+}
+
+func newIdentityFor(t testing.TB, origin spiffeid.ID, epoch uint64, term time.Duration) Identity {
 	t.Helper()
 	priv, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -64,7 +83,7 @@ func newIdentity(t testing.TB, origin spiffeid.ID, epoch uint64) Identity {
 	if err != nil {
 		t.Fatal(err)
 	}
-	der, err := json.Marshal(cert{origin.String(), epoch, true, time.Now().Add(7 * 24 * time.Hour).Unix(), pub})
+	der, err := json.Marshal(cert{origin.String(), epoch, true, time.Now().Add(term).Unix(), pub})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -91,7 +110,12 @@ type node struct {
 
 func newNode(t *testing.T, i int) *node {
 	t.Helper()
-	n := &node{t: t, id: nodeID(i), dir: t.TempDir(), self: newIdentity(t, nodeID(i), 1)}
+	return newNodeWith(t, i, nil)
+}
+
+func newNodeWith(t *testing.T, i int, over func(*Config)) *node {
+	t.Helper()
+	n := &node{t: t, id: nodeID(i), dir: t.TempDir(), self: newIdentity(t, nodeID(i), 1), over: over}
 	n.start()
 	return n
 }
@@ -114,7 +138,7 @@ func (n *node) startOn(s *store.Store) {
 	n.t.Helper()
 	n.store = s
 	cfg := Config{
-		Self: n.id, Store: s, Keys: keyFunc,
+		Self: n.id, Store: s, Keys: keyFunc, Checkpoints: checkpointFunc,
 		Apply: func(rec feed.Record, op feed.Op) error {
 			if n.deny != nil {
 				return n.deny(rec, op)
@@ -298,7 +322,10 @@ func signAs(t *testing.T, self Identity, origin spiffeid.ID, head feed.Header, o
 	if err != nil {
 		t.Fatal(err)
 	}
-	head.Kind, head.Origin, head.Epoch = feed.Ops, origin.String(), key.Epoch
+	if head.Kind == 0 {
+		head.Kind = feed.Ops
+	}
+	head.Origin, head.Epoch = origin.String(), key.Epoch
 	body, err := statement.Marshal(ops)
 	if err != nil {
 		t.Fatal(err)
@@ -333,4 +360,18 @@ func wantErr(t *testing.T, err, target error) {
 	if !errors.Is(err, target) {
 		t.Fatalf("error %v, want %v", err, target)
 	}
+}
+
+// renew is the same key and epoch under a certificate that lasts longer.
+func renew(t *testing.T, id Identity, key feed.EpochKey, more time.Duration) Identity {
+	t.Helper()
+	pub, err := x509.MarshalPKIXPublicKey(key.Key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := json.Marshal(cert{key.Origin.String(), key.Epoch, key.Attested, time.Now().Add(more).Unix(), pub})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Identity{Signer: id.Signer, Cert: der}
 }

@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -26,7 +28,7 @@ type Entry struct {
 	Name     string
 	Value    []byte // shared: do not change
 	Scope    feed.Scope
-	Epoch    uint64 // of the record that wrote it
+	Epoch    uint64 // of the record that wrote it, as its owner says once a snapshot restates it
 	Seq      uint64
 	Record   feed.ID
 	HLC      feed.HLC // when it was written, by the owner's clock
@@ -44,22 +46,23 @@ type Change struct {
 	Deleted bool // the entry is what was deleted
 }
 
-// item is an entry with its place; deleted items stay, so that an older
+// item is an entry with the place of the record that holds it, which is not
+// the one that wrote it when that was restated; deleted items stay, so that an older
 // epoch's late record cannot bring them back.
 type item struct {
 	Entry
+	at      feed.Place
 	index   int
 	deleted bool
 }
 
 func (a item) older(b item) bool {
-	if a.Epoch != b.Epoch {
-		return a.Epoch < b.Epoch
-	}
-	if a.Seq != b.Seq {
-		return a.Seq < b.Seq
-	}
-	return a.index < b.index
+	return cmp.Or(cmp.Compare(a.at.Epoch, b.at.Epoch), cmp.Compare(a.at.Seq, b.at.Seq), cmp.Compare(a.index, b.index)) < 0
+}
+
+// same reports whether both are one write of one value.
+func (a item) same(b item) bool {
+	return a.Record == b.Record && a.Scope == b.Scope && bytes.Equal(a.Value, b.Value)
 }
 
 // holder is an owner as readers see it.
@@ -73,7 +76,8 @@ type holder struct {
 
 // view is the state readers see. The loop alone writes it.
 type view struct {
-	td spiffeid.TrustDomain
+	td  spiffeid.TrustDomain
+	now func() time.Time
 
 	mu       sync.RWMutex // guards the rest; held for map work, never across I/O
 	owners   map[spiffeid.ID]*holder
@@ -82,10 +86,10 @@ type view struct {
 	moved    chan struct{} // closed and replaced when changes grew
 }
 
-func newView(td spiffeid.TrustDomain, now time.Time) *view {
+func newView(td spiffeid.TrustDomain, now func() time.Time) *view {
 	return &view{
-		td: td, owners: map[spiffeid.ID]*holder{}, moved: make(chan struct{}),
-		revision: uint64(now.UnixMicro()), // above every revision of an earlier run
+		td: td, now: now, owners: map[spiffeid.ID]*holder{}, moved: make(chan struct{}),
+		revision: uint64(now().UnixMicro()), // above every revision of an earlier run
 	}
 }
 
@@ -96,24 +100,27 @@ func (r *Replica) Get(key string) (Entry, bool) {
 	v := r.view
 	v.mu.RLock()
 	defer v.mu.RUnlock()
-	td, path := v.split(key)
-	k, err := feed.ParseKey(path)
-	if err != nil {
-		return Entry{}, false
-	}
-	owner, err := spiffeid.FromPath(td, k.Owner)
-	if err != nil {
-		return Entry{}, false
-	}
+	owner, path, ok := v.ownerOf(key)
 	h := v.owners[owner]
-	if h == nil {
+	if !ok || h == nil {
 		return Entry{}, false
 	}
 	it, ok := h.items[path]
 	if !ok || it.deleted {
 		return Entry{}, false
 	}
-	return h.show(it, time.Now()), true
+	return h.show(it, v.now()), true
+}
+
+// ownerOf splits a key as Get takes it.
+func (v *view) ownerOf(key string) (owner spiffeid.ID, path string, ok bool) {
+	td, path := v.split(key)
+	k, err := feed.ParseKey(path)
+	if err != nil {
+		return owner, path, false
+	}
+	owner, err = spiffeid.FromPath(td, k.Owner)
+	return owner, path, err == nil
 }
 
 // List returns the entries whose keys begin with prefix, by owner and key, and the
@@ -182,7 +189,7 @@ func (v *view) after(from uint64, prefix string) ([]Change, uint64, <-chan struc
 
 func (v *view) list(prefix string) []Entry {
 	var out []Entry
-	now := time.Now()
+	now := v.now()
 	for _, h := range v.owners {
 		for _, it := range h.items {
 			if !it.deleted && v.matches(it.Entry, prefix) {
@@ -210,6 +217,24 @@ func (v *view) split(key string) (spiffeid.TrustDomain, string) {
 	return v.td, key
 }
 
+// urgent returns the records of a feed after one that hold evidence or what authorities
+// signed, as far as that still stands.
+func (v *view) urgent(f feed.FeedID, after uint64) (out []uint64) {
+	v.mu.RLock()
+	defer v.mu.RUnlock()
+	h := v.owners[f.Origin]
+	if h == nil {
+		return nil
+	}
+	for _, it := range h.items {
+		if (it.Kind == feed.KindEvidence || feed.IsAuthority(it.Kind)) && !it.deleted && it.at.Epoch == f.Epoch && it.at.Seq > after {
+			out = append(out, it.at.Seq)
+		}
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // show completes an entry for a reader at now.
 func (h *holder) show(it item, now time.Time) Entry {
 	e := it.Entry
@@ -226,13 +251,18 @@ func items(rec feed.Record, ops []feed.Op, refused []int) []item {
 		if slices.Contains(refused, i) {
 			continue
 		}
+		op.Key, op.Value = strings.Clone(op.Key), bytes.Clone(op.Value) // entries outlive the record
 		key, err := feed.ParseKey(op.Key)
 		if err != nil {
 			continue // admitted ops have keys
 		}
-		out = append(out, item{index: i, deleted: op.Action == feed.Del, Entry: Entry{
+		w := op.Written
+		if rec.Kind != feed.Snapshot {
+			w = &feed.Written{Epoch: rec.Epoch, Seq: rec.Seq, Record: rec.ID(), HLC: rec.HLC}
+		}
+		out = append(out, item{at: feed.Place{Epoch: rec.Epoch, Seq: rec.Seq}, index: i, deleted: op.Action == feed.Del, Entry: Entry{
 			Key: op.Key, Owner: rec.Feed().Origin, Kind: key.Kind, Name: key.Name, Value: op.Value, Scope: op.Scope,
-			Epoch: rec.Epoch, Seq: rec.Seq, Record: rec.ID(), HLC: rec.HLC,
+			Epoch: w.Epoch, Seq: w.Seq, Record: w.Record, HLC: w.HLC,
 		}})
 	}
 	return out
@@ -273,7 +303,7 @@ func (v *view) update(chain *feed.Chain, owner spiffeid.ID, written []item, whol
 		touched[it.Key] = true
 		h.items[it.Key] = it
 	}
-	now := time.Now()
+	now := v.now()
 	for _, key := range slices.Sorted(maps.Keys(touched)) {
 		old, had := before[key]
 		v.change(h, chain, key, old, had && !old.deleted, now)
@@ -290,8 +320,8 @@ func (v *view) change(h *holder, chain *feed.Chain, key string, old item, had bo
 		}
 		return
 	}
-	it.Rewind = chain.Rewound(it.Epoch, it.Seq)
-	same := had && old.Record == it.Record && old.index == it.index && old.Rewind == it.Rewind && old.Suspect == h.suspect
+	it.Rewind = chain.Rewound(it.at.Epoch, it.at.Seq)
+	same := had && old.same(it) && old.Rewind == it.Rewind && old.Suspect == h.suspect
 	it.Revision, it.Suspect = old.Revision, h.suspect
 	if !same {
 		it.Revision = v.revision + 1

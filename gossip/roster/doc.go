@@ -28,6 +28,14 @@
 // A claim about this node whose incarnation is out of reach is lowered, once a
 // second, so that a restarted node can still climb above what is said of it.
 //
+// # Who doubts itself
+//
+// A node whose probes fail too often most likely has a fault of its own (Lifeguard's
+// score, HealthScore, is above zero for a second or two). Until that is over it keeps quiet about others:
+// its suspicions are not sent, a push/pull tells only who is alive, and a failure is no
+// hint yet. What it still thinks then, it says. No finding rests on anybody's opinion,
+// and what serf says changes neither trust nor standing.
+//
 // # Node record
 //
 // Tags hold one signed record of at most 400 bytes, a statement of type node/1:
@@ -37,6 +45,13 @@
 // It is verified on every alive. While its certificate is not known here, it is
 // taken only from its own node, whose identity the link has verified.
 //
+// # Probes
+//
+// SWIM probes all members in turn, linked or not. So the times are those of a WAN: one
+// probe every 5 s, whose answer may take 3 s, and a suspicion that stands for twice
+// log10(members) probes. Only a probe is worth a connection (Network.SendDatagram); what
+// is told by chance goes where one is, rides on probes, and comes with push/pull.
+//
 // What always holds: names that are not in the app's roster do not exist here;
-// sending never blocks and never dials; what is dropped is counted by reason.
+// sending never blocks; what is dropped is counted by reason.
 package roster

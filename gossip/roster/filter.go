@@ -1,6 +1,7 @@
 package roster
 
 import (
+	"bytes"
 	"net/netip"
 	"sync"
 	"time"
@@ -40,6 +41,7 @@ type filter struct {
 	known func(name string) bool                           // in the app's roster
 	check func(name string, record []byte, own bool) error // own: its node itself sent it
 	count func(reason string)
+	doubt func() bool // this node misses answers itself; set before use
 
 	mu       sync.Mutex        // guards the fields below while one message is judged
 	base     map[string]uint32 // highest incarnation each node told us itself
@@ -67,7 +69,7 @@ type question struct {
 
 func newFilter(self, label string, record []byte, known func(string) bool, check func(string, []byte, bool) error, count func(string)) *filter {
 	return &filter{
-		self: self, label: label, record: record, known: known, check: check, count: count,
+		self: self, label: label, record: record, known: known, check: check, count: count, doubt: func() bool { return false },
 		base: map[string]uint32{self: 1}, senders: map[string]*sender{}, pairs: map[pair]*rate.Limiter{}, asked: map[question]time.Time{}, verified: map[[32]byte]bool{},
 	}
 }
@@ -93,6 +95,7 @@ func (f *filter) packet(now time.Time, from string, b []byte) []byte {
 		f.count("malformed")
 		return nil
 	}
+	//bailiwick:check TestSWIM/label
 	if label != f.label {
 		f.count("label")
 		return nil
@@ -124,10 +127,12 @@ func (f *filter) message(now time.Time, from string, b []byte) (out []byte, reas
 		if decode(body, &m) != nil {
 			return nil, "malformed"
 		}
+		//bailiwick:check TestSWIM/ping_of_another
 		if m.Node != f.self {
 			return nil, "not-for-us"
 		}
 		src := address(from)
+		//bailiwick:check TestSWIM/reflection instead _ = src; return b, ""
 		return encode(kind, ping{m.SeqNo, f.self, src.Addr().AsSlice(), src.Port(), from}), ""
 	case msgIndirectPing:
 		var m indirectPing
@@ -137,6 +142,7 @@ func (f *filter) message(now time.Time, from string, b []byte) (out []byte, reas
 		if m.Node == f.self || !f.known(m.Node) {
 			return nil, "unknown-name"
 		}
+		//bailiwick:check TestSWIM/amplification
 		if !f.sender(from).probe.AllowN(now, 1) {
 			return nil, "rate"
 		}
@@ -147,6 +153,7 @@ func (f *filter) message(now time.Time, from string, b []byte) (out []byte, reas
 		if decode(body, &m) != nil {
 			return nil, "malformed"
 		}
+		//bailiwick:check TestSWIM/answers_unasked
 		if !f.answered(now, from, m.SeqNo) {
 			return nil, "not-asked"
 		}
@@ -156,6 +163,7 @@ func (f *filter) message(now time.Time, from string, b []byte) (out []byte, reas
 		if decode(body, &m) != nil {
 			return nil, "malformed"
 		}
+		//bailiwick:check TestSWIM/nacks_unasked
 		if at, ok := f.asked[question{from, m.SeqNo}]; !ok || now.Sub(at) > askedFor {
 			return nil, "not-asked"
 		}
@@ -194,10 +202,12 @@ func (f *filter) message(now time.Time, from string, b []byte) (out []byte, reas
 		if reason := f.judgeAccusation(now, from, m.Node, &m.Incarnation); reason != "" {
 			return nil, reason
 		}
+		//bailiwick:check TestSWIM/dead instead return b, ""
 		return encode(msgSuspect, suspect{m.Incarnation, m.Node, f.accuser(m.From, m.Node, from)}), ""
 	case msgUser:
 		return f.user(from, body)
 	}
+	//bailiwick:check TestSWIM/compressed instead return b, ""
 	return nil, "type"
 }
 
@@ -214,6 +224,7 @@ func (f *filter) user(from string, b []byte) (out []byte, reason string) {
 	if len(b) == 0 {
 		return nil, "malformed"
 	}
+	//bailiwick:check TestSWIM/events_and_keys
 	if b[0] != serfJoin && b[0] != serfLeave {
 		return nil, "serf-type"
 	}
@@ -222,10 +233,13 @@ func (f *filter) user(from string, b []byte) (out []byte, reason string) {
 		return nil, "malformed"
 	}
 	switch {
+	//bailiwick:check TestSWIM/leave_with_prune
 	case m.Prune:
 		return nil, "prune"
+	//bailiwick:check TestSWIM/leave_of_another
 	case m.Node != from:
 		return nil, "relayed-intent"
+	//bailiwick:check TestSWIM/clock
 	case m.LTime > maxLTime:
 		return nil, "clock"
 	}
@@ -256,18 +270,23 @@ func (f *filter) answered(now time.Time, from string, seq uint32) bool {
 	return ok && now.Sub(at) <= askedFor
 }
 
-// sent notes what this node itself sends: whom it asks, and its incarnation.
-func (f *filter) sent(now time.Time, to string, b []byte) {
-	_, parts, err := split(b)
+// sent notes what this node itself sends, whom it asks and its incarnation, and returns
+// what of it may go: a node that doubts itself accuses nobody. It reports whether that
+// holds a probe.
+func (f *filter) sent(now time.Time, to string, b []byte) (may []byte, probe bool) {
+	label, parts, err := split(b)
 	if err != nil {
-		return
+		return b, false
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	doubt := f.doubt()
+	var out [][]byte
 	for _, part := range parts {
 		var seq struct{ SeqNo uint32 }
 		switch part[0] {
 		case msgPing, msgIndirectPing:
+			probe = true
 			if decode(part[1:], &seq) == nil {
 				f.ask(now, question{to, seq.SeqNo})
 			}
@@ -279,8 +298,43 @@ func (f *filter) sent(now time.Time, to string, b []byte) {
 					f.record = record
 				}
 			}
+		case msgSuspect, msgDead:
+			var m suspect // as dead, in fields
+			if doubt && decode(part[1:], &m) == nil && m.From == f.self && m.Node != f.self {
+				f.count("muted")
+				continue
+			}
+		}
+		out = append(out, part)
+	}
+	switch len(out) {
+	case len(parts):
+		return b, probe
+	case 0:
+		return nil, false
+	}
+	return join(label, out), probe
+}
+
+// told returns what of a push/pull this node may send: while it doubts itself, what it
+// thinks of others than alive is its own.
+func (f *filter) told(b []byte) []byte {
+	if len(b) == 0 || b[0] != msgPushPull || !f.doubt() {
+		return b
+	}
+	p, err := readPushPull(bytes.NewReader(b[1:]))
+	if err != nil {
+		return b
+	}
+	clean := pushPull{join: p.join}
+	for _, s := range p.states {
+		if s.State == stateAlive || s.Name == f.self {
+			clean.states = append(clean.states, s)
+		} else {
+			f.count("muted")
 		}
 	}
+	return clean.encode()
 }
 
 func (f *filter) ask(now time.Time, q question) {

@@ -32,6 +32,7 @@ func (f *filter) judgeAlive(now time.Time, from, node string, inc *uint32, meta 
 		return reason
 	}
 	if node == from {
+		//bailiwick:check TestSWIM/own_incarnation
 		if *inc > maxOwn {
 			return "incarnation"
 		}
@@ -55,6 +56,7 @@ func (f *filter) verify(node string, record []byte, own bool) (reason string) {
 	if f.verified[key] {
 		return ""
 	}
+	//bailiwick:check TestSWIM/another_address
 	if err := f.check(node, record, own); err != nil {
 		return "record"
 	}
@@ -71,14 +73,17 @@ func (f *filter) verify(node string, record []byte, own bool) (reason string) {
 // judgeAccusation does the same for a suspicion. f.mu is held.
 func (f *filter) judgeAccusation(now time.Time, from, node string, inc *uint32) (reason string) {
 	switch {
+	//bailiwick:check TestSWIM/of_itself_by_another
 	case node == from:
 		return "about-sender"
 	case node == f.self:
 		return f.judgeSelf(now, from, inc, true)
 	case !f.known(node):
 		return "unknown-name"
+	//bailiwick:check TestSWIM/incarnation
 	case *inc > f.base[node]+maxJump:
 		return "incarnation"
+	//bailiwick:check TestSWIM/suspicions
 	case !f.sender(from).accuse.AllowN(now, 1) || !f.pair(from, node).AllowN(now, 1):
 		return "rate"
 	}

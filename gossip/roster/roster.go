@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -66,6 +67,9 @@ type Roster struct {
 	events  chan serf.Event
 	drained chan struct{} // closed when no more hints come
 
+	muted  map[string]Hint // failures that wait until this node does not doubt itself; follow's
+	doubts atomic.Bool     // the score was above 0 at two looks in a row: one missed answer is no fault
+
 	mu    sync.Mutex // guards hints, for map work only
 	hints map[string]Hint
 }
@@ -86,7 +90,7 @@ func Start(cfg Config) (*Roster, error) {
 	if cfg.Log == nil {
 		cfg.Log = slog.New(slog.DiscardHandler)
 	}
-	r := &Roster{cfg: cfg, name: name, events: make(chan serf.Event, 64), drained: make(chan struct{}), hints: map[string]Hint{}}
+	r := &Roster{cfg: cfg, name: name, events: make(chan serf.Event, 64), drained: make(chan struct{}), hints: map[string]Hint{}, muted: map[string]Hint{}}
 	dropped := prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "bailiwick_roster_dropped_total",
 		Help: "Membership messages kept from serf, by reason.",
@@ -99,6 +103,7 @@ func Start(cfg Config) (*Roster, error) {
 	label := cfg.Self.TrustDomain().Name()
 	f := newFilter(name, label, cfg.Record, func(n string) bool { _, ok := cfg.Network.PeerByName(n); return ok }, r.check,
 		func(reason string) { dropped.WithLabelValues(reason).Inc() })
+	f.doubt = r.doubts.Load
 	t := newTransport(cfg.Network, f)
 	var err error
 	if r.serf, err = serf.Create(serfConfig(name, label, cfg.Record, t, r.events, cfg.Log)); err != nil {
@@ -129,9 +134,14 @@ func serfConfig(name, label string, record []byte, t *transport, events chan ser
 	m := memberlist.DefaultLANConfig()
 	m.Transport = t
 	m.Label = label
-	m.UDPBufferSize = 1100 // fits a QUIC datagram before path MTU discovery
+	m.ProbeInterval, m.ProbeTimeout = 5*time.Second, 3*time.Second // as on a WAN: a probe may have to connect first, over a slow link
+	m.SuspicionMult = 2                                            // of those intervals
+	m.UDPBufferSize = 1100                                         // fits a QUIC datagram before path MTU discovery
 	m.EnableCompression = false
 	m.RequireNodeNames = true
+	// A nack comes after two of these, and must be there when the probe ends, after 1 s:
+	// otherwise everybody doubts itself because of one dead node.
+	m.ProbeTimeout = 400 * time.Millisecond
 	m.BindPort, m.AdvertisePort = port, port
 	m.Logger, m.LogOutput = logger, nil
 	c.MemberlistConfig = m
@@ -153,29 +163,50 @@ func (r *Roster) check(name string, record []byte, own bool) error {
 // follow turns serf's events into hints until serf is shut down.
 func (r *Roster) follow() {
 	defer close(r.drained)
+	look := time.NewTicker(time.Second)
+	defer look.Stop()
+	before := 0 // the score, a look ago
 	for {
 		select {
 		case <-r.serf.ShutdownCh():
 			return
+		case <-look.C:
+			score := r.HealthScore()
+			r.doubts.Store(min(before, score) > 0)
+			if before = score; r.doubts.Load() {
+				continue
+			}
+			for name, h := range r.muted {
+				delete(r.muted, name)
+				r.tell(h)
+			}
 		case e := <-r.events:
 			m, ok := e.(serf.MemberEvent)
 			if !ok {
 				continue
 			}
 			for _, member := range m.Members {
-				r.note(m.Type, member)
+				if h, ok := r.hint(m.Type, member); ok {
+					delete(r.muted, h.Name)
+					if h.State == Failed && r.doubts.Load() {
+						r.muted[h.Name] = h
+						continue
+					}
+					r.tell(h)
+				}
 			}
 		}
 	}
 }
 
-func (r *Roster) note(kind serf.EventType, m serf.Member) {
+// hint is what an event says of a node, if it says something of another.
+func (r *Roster) hint(kind serf.EventType, m serf.Member) (Hint, bool) {
 	if m.Name == r.name {
-		return
+		return Hint{}, false
 	}
 	id, ok := r.cfg.Network.PeerByName(m.Name)
 	if !ok {
-		return
+		return Hint{}, false
 	}
 	h := Hint{ID: id, Name: m.Name, At: time.Now()}
 	switch kind {
@@ -186,15 +217,22 @@ func (r *Roster) note(kind serf.EventType, m serf.Member) {
 	case serf.EventMemberLeave:
 		h.State = Left
 	default: // reaped: the last hint stands
-		return
+		return Hint{}, false
 	}
 	if _, rec, err := splitRecord([]byte(m.Tags[recordTag])); err == nil && rec.ID == id {
 		h.Addr, h.Epoch = rec.Addr, rec.Epoch
 	}
+	return h, true
+}
+
+func (r *Roster) tell(h Hint) {
 	r.mu.Lock()
-	r.hints[m.Name] = h
+	before := r.hints[h.Name]
+	r.hints[h.Name] = h
 	r.mu.Unlock()
-	r.cfg.Log.Info("membership hint", "peer", id, "state", h.State)
+	if before.State != h.State || before.ID != h.ID { // records are renewed all the time
+		r.cfg.Log.Info("membership hint", "peer", h.ID, "state", h.State)
+	}
 	if r.cfg.OnHint != nil {
 		r.cfg.OnHint(h)
 	}
@@ -241,7 +279,7 @@ func (r *Roster) Hints() []Hint {
 }
 
 // HealthScore is Lifeguard's score (arXiv 1707.00788): 0 is healthy. A node whose
-// score is above 0 misses answers itself, and should accuse nobody.
+// score stays above 0 misses answers itself, and accuses nobody; see the package doc.
 func (r *Roster) HealthScore() int { return r.serf.Memberlist().GetHealthScore() }
 
 // Leave tells the others that this node goes; it takes some seconds. Close comes after.

@@ -1,6 +1,7 @@
 package roster
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -34,6 +35,7 @@ type hub struct {
 	mu    sync.Mutex
 	ports map[string]*hubPort
 	down  map[string]bool
+	deaf  map[string]bool
 }
 
 // hubPort is one node's place in the hub.
@@ -46,7 +48,7 @@ type hubPort struct {
 
 func newHub(t testing.TB, names ...string) *hub {
 	t.Helper()
-	h := &hub{names: names, keys: map[string]*ecdsa.PrivateKey{}, ports: map[string]*hubPort{}, down: map[string]bool{}}
+	h := &hub{names: names, keys: map[string]*ecdsa.PrivateKey{}, ports: map[string]*hubPort{}, down: map[string]bool{}, deaf: map[string]bool{}}
 	for _, n := range names {
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 		if err != nil {
@@ -92,10 +94,16 @@ func (h *hub) setDown(name string, down bool) {
 	h.down[name] = down
 }
 
+func (h *hub) setDeaf(name string, deaf bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.deaf[name] = deaf
+}
+
 func (h *hub) route(from, to string) *hubPort {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.down[from] || h.down[to] {
+	if h.down[from] || h.down[to] || h.deaf[to] {
 		return nil
 	}
 	return h.ports[to]
@@ -108,7 +116,7 @@ func (h *hub) inject(from, to string, b []byte) {
 	}
 }
 
-func (p *hubPort) SendDatagram(peer spiffeid.ID, b []byte) error {
+func (p *hubPort) SendDatagram(peer spiffeid.ID, b []byte, _ bool) error {
 	name, _ := p.NameOf(peer)
 	to := p.hub.route(p.name, name)
 	if to == nil {
@@ -126,7 +134,7 @@ func (p *hubPort) Datagrams() <-chan Datagram { return p.datagrams }
 func (p *hubPort) Dial(ctx context.Context, peer spiffeid.ID) (net.Conn, error) {
 	name, _ := p.NameOf(peer)
 	to := p.hub.route(p.name, name)
-	if to == nil {
+	if to == nil || p.hub.route(name, p.name) == nil {
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
@@ -288,6 +296,78 @@ func TestNobodyIsEvictedByAForgery(t *testing.T) {
 		}
 		wait(time.Minute)
 	})
+}
+
+// A node that cannot hear anybody accuses nobody, and does not take the others for
+// failed; whoever it still misses when it is well again, it says.
+func TestWhoDoubtsItselfKeepsQuiet(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHub(t, "n1", "n2", "n3", "n4")
+		var all []*Roster
+		seen := map[string]func() []string{}
+		for _, name := range h.names {
+			r, _, hints := h.start(t, name, 1)
+			if name != "n1" {
+				if _, err := r.Join(t.Context(), id("n1")); err != nil {
+					t.Fatal(err)
+				}
+			}
+			all, seen[name] = append(all, r), hints
+		}
+		wait(5 * time.Second)
+		h.setDeaf("n1", true) // what it says still goes out
+		for range 60 {
+			wait(time.Second)
+			if all[0].doubts.Load() && strings.Contains(states(all[0]), string(Failed)) {
+				t.Fatalf("n1 doubts itself, and sees %q", states(all[0]))
+			}
+		}
+		if !all[0].doubts.Load() {
+			t.Fatal("n1 does not doubt itself: this test shows nothing")
+		}
+		h.setDeaf("n1", false)
+		h.setDown("n4", true)
+		wait(10 * time.Minute) // the others tried to reach it, or n4, every 30 s: by chance
+		if got := states(all[0]); got != "n2 alive, n3 alive, n4 failed" || all[0].HealthScore() > 0 {
+			t.Errorf("n1 sees %q with score %d when it is well again", got, all[0].HealthScore())
+		}
+		for _, name := range []string{"n2", "n3"} {
+			for _, hint := range seen[name]() {
+				if hint != "n1 failed" && hint != "n4 failed" && strings.HasSuffix(hint, "failed") {
+					t.Errorf("%s believed an accusation: %q", name, seen[name]())
+				}
+			}
+		}
+		for _, r := range all {
+			r.Close()
+		}
+		wait(time.Minute)
+	})
+}
+
+func TestMutedMessages(t *testing.T) {
+	doubting := false
+	counted := 0
+	f := newFilter("n1", label, nil, func(string) bool { return true }, nil, func(string) { counted++ })
+	f.doubt = func() bool { return doubting }
+	own, others := encode(msgSuspect, suspect{1, "n2", "n1"}), encode(msgSuspect, suspect{1, "n2", "n3"})
+	left := encode(msgDead, dead{1, "n1", "n1"})
+	both := join(label, [][]byte{own, others, left})
+	table := pushPull{states: []nodeState{{Name: "n2", State: stateSuspect}, {Name: "n3"}, {Name: "n1", State: stateLeft}}}.encode()
+	if got, _ := f.sent(time.Now(), "n3", both); !bytes.Equal(got, both) || !bytes.Equal(f.told(table), table) {
+		t.Error("a healthy node is muted")
+	}
+	doubting = true
+	if got, _ := f.sent(time.Now(), "n3", both); !bytes.Equal(got, join(label, [][]byte{others, left})) {
+		t.Errorf("what is sent: %x", got)
+	}
+	if got, _ := f.sent(time.Now(), "n3", packet(own)); got != nil {
+		t.Errorf("what is sent: %x", got)
+	}
+	p, err := readPushPull(bytes.NewReader(f.told(table)[1:]))
+	if err != nil || len(p.states) != 2 || p.states[0].Name != "n3" || p.states[1].Name != "n1" || counted != 3 {
+		t.Errorf("what is told: %+v, %v; %d muted", p.states, err, counted)
+	}
 }
 
 func TestWrongNamesAreRefused(t *testing.T) {

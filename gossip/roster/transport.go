@@ -15,8 +15,10 @@ import (
 // Network is what the roster needs of the mesh. Peers are authenticated: the ID of
 // a datagram or stream is that of the certificate behind it.
 type Network interface {
-	// SendDatagram sends or drops at once: it never blocks and never dials.
-	SendDatagram(peer spiffeid.ID, b []byte) error
+	// SendDatagram sends, drops or puts aside at once: it never blocks. With probe set
+	// somebody waits for the answer, so that it is worth connecting first; else b is
+	// dropped where no connection is.
+	SendDatagram(peer spiffeid.ID, b []byte, probe bool) error
 	// Datagrams yields what peers sent. It is read without pause.
 	Datagrams() <-chan Datagram
 	// Dial opens a stream to a peer, connecting first if need be.
@@ -147,6 +149,7 @@ func (t *transport) inbound(in InboundStream) (net.Conn, error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	//bailiwick:check TestSWIM/streams
 	if t.all >= maxStreams || t.open[in.Peer] >= maxPeerStreams {
 		t.filter.count("streams")
 		return nil, errors.New("too many streams")
@@ -156,6 +159,7 @@ func (t *transport) inbound(in InboundStream) (net.Conn, error) {
 	return &filtered{
 		Conn: in.Conn,
 		read: func() ([]byte, error) { return t.filter.request(time.Now(), name, in.Conn) },
+		told: t.filter.told,
 		done: sync.OnceFunc(func() { t.closed(in.Peer) }),
 	}, nil
 }
@@ -184,8 +188,11 @@ func (t *transport) WriteToAddress(b []byte, to memberlist.Address) (time.Time, 
 		t.filter.count("unknown-target")
 		return now, nil
 	}
-	t.filter.sent(now, to.Name, b)
-	if err := t.net.SendDatagram(peer, b); err != nil {
+	may, probe := t.filter.sent(now, to.Name, b)
+	if may == nil {
+		return now, nil
+	}
+	if err := t.net.SendDatagram(peer, may, probe); err != nil {
 		t.filter.count("not-sent")
 	}
 	return now, nil
@@ -206,6 +213,7 @@ func (t *transport) DialAddressTimeout(to memberlist.Address, timeout time.Durat
 	return &filtered{
 		Conn: conn,
 		read: func() ([]byte, error) { return t.filter.reply(time.Now(), to.Name, conn) },
+		told: t.filter.told,
 	}, nil
 }
 

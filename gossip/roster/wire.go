@@ -139,6 +139,7 @@ func split(b []byte) (label string, parts [][]byte, err error) {
 		return "", nil, fmt.Errorf("%w: %w", errPacket, err)
 	}
 	if len(b) >= 5 && b[0] == msgCRC {
+		//bailiwick:check TestSWIM/checksum
 		if crc32.ChecksumIEEE(b[5:]) != binary.BigEndian.Uint32(b[1:5]) {
 			return "", nil, fmt.Errorf("%w: checksum", errPacket)
 		}
@@ -235,6 +236,7 @@ func readPushPull(r io.Reader) (pushPull, error) {
 	if err := dec.Decode(&h); err != nil {
 		return pushPull{}, fmt.Errorf("%w: header: %w", errStream, err)
 	}
+	//bailiwick:check TestSWIM/endless_state
 	if h.Nodes < 0 || h.Nodes > maxStates || h.UserStateLen < 0 || h.UserStateLen > maxUserState {
 		return pushPull{}, fmt.Errorf("%w: %d nodes and %d bytes, at most %d and %d", errStream, h.Nodes, h.UserStateLen, maxStates, maxUserState)
 	}

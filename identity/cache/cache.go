@@ -49,6 +49,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/durable"
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 )
 
@@ -177,7 +178,7 @@ func (c *Cache) makeKey() error {
 	if err := os.Link(tmp, c.keyPath()); err != nil && !errors.Is(err, fs.ErrExist) {
 		return err
 	}
-	return syncDir(c.dir)
+	return durable.SyncDir(c.dir)
 }
 
 // Save replaces the contents, with now as the time they are from.
@@ -206,7 +207,7 @@ func (c *Cache) Save(contents Contents, now time.Time) error {
 	if err := os.Rename(tmp, c.Path()); err != nil {
 		return fmt.Errorf("save identity cache: %w", err)
 	}
-	return syncDir(c.dir)
+	return durable.SyncDir(c.dir)
 }
 
 // Load returns what was saved last. Errors: ErrNone, ErrDamaged, ErrVersion, or
@@ -266,7 +267,7 @@ func (c *Cache) SetAside(now time.Time) (string, error) {
 	if err := os.Rename(c.Path(), to); err != nil {
 		return "", err
 	}
-	return to, syncDir(c.dir)
+	return to, durable.SyncDir(c.dir)
 }
 
 func writeSynced(path string, b []byte) error {
@@ -279,12 +280,4 @@ func writeSynced(path string, b []byte) error {
 		err = f.Sync()
 	}
 	return errors.Join(err, f.Close())
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

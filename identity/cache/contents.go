@@ -30,6 +30,13 @@ type Contents struct {
 	Endorsement []byte   `cbor:"7,keyasint"` // of the AK (package endorse); empty without a TPM
 	TPMEpoch    uint64   `cbor:"8,keyasint"` // the TPM's epoch counter when the spare was given
 	InUse       uint64   `cbor:"9,keyasint"` // the epoch the node writes in, 0 for none
+
+	// Renews says that the agent SVID is renewed with itself, not by attesting again.
+	Renews bool `cbor:"10,keyasint,omitempty"`
+
+	// JWTKeys is what the region's issuers sign JWT-SVIDs with, a JWK set; empty: not
+	// known yet.
+	JWTKeys []byte `cbor:"11,keyasint,omitempty"`
 }
 
 // Time returns when the contents were saved.

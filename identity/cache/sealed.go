@@ -10,6 +10,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/durable"
 )
 
 // Sealer wraps a secret so that only this machine opens it again, as a TPM does.
@@ -103,7 +105,7 @@ func (c *Cache) seal(by Sealer) error {
 		return err
 	}
 	c.master = [keySize]byte(key)
-	return syncDir(c.dir)
+	return durable.SyncDir(c.dir)
 }
 
 // SetAsideSealed renames a sealed key that cannot be opened, and the cache it is
@@ -118,5 +120,5 @@ func SetAsideSealed(dir string, now time.Time) (string, error) {
 	if err := os.Rename(sealedPath(dir), to); err != nil {
 		return "", err
 	}
-	return to, syncDir(dir)
+	return to, durable.SyncDir(dir)
 }

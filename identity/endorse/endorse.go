@@ -18,6 +18,7 @@
 package endorse
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -43,6 +44,8 @@ var (
 	ErrMalformed = errors.New("malformed AK endorsement")
 	// ErrUntrusted means the authority key did not sign it for this trust domain.
 	ErrUntrusted = errors.New("AK endorsement is not signed by the region's authority: the trust record here is out of date, or the endorsement is false")
+	// ErrOther means it endorses another node, or another trail key of it.
+	ErrOther = errors.New("the endorsement is for another node or another trail key")
 	// ErrExpired means it is no longer valid. The node gets a new one by enrolling again.
 	ErrExpired = errors.New("AK endorsement has expired: the node must enrol again")
 )
@@ -73,6 +76,15 @@ type wire struct {
 
 // Sign makes the statement with the region's authority key.
 func Sign(authority crypto.Signer, e Endorsement) ([]byte, error) {
+	payload, err := Encode(e)
+	if err != nil {
+		return nil, err
+	}
+	return statement.Sign(authority, endorsementType, e.ID.TrustDomain().Name(), payload)
+}
+
+// Encode is e without a signature, for whoever is to sign it.
+func Encode(e Endorsement) ([]byte, error) {
 	if e.AK == nil {
 		return nil, fmt.Errorf("%w: AK: %w", ErrMalformed, statement.ErrKey)
 	}
@@ -87,10 +99,8 @@ func Sign(authority crypto.Signer, e Endorsement) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if _, err := read(payload); err != nil {
-		return nil, err
-	}
-	return statement.Sign(authority, endorsementType, e.ID.TrustDomain().Name(), payload)
+	_, err = Decode(payload)
+	return payload, err
 }
 
 // Verify reads b and checks it as of now under the authority key of td. Errors
@@ -103,7 +113,7 @@ func Verify(b []byte, authority *ecdsa.PublicKey, td spiffeid.TrustDomain, now t
 	if err != nil {
 		return Endorsement{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	e, err := read(env.Payload())
+	e, err := Decode(env.Payload())
 	if err != nil {
 		return Endorsement{}, err
 	}
@@ -116,7 +126,31 @@ func Verify(b []byte, authority *ecdsa.PublicKey, td spiffeid.TrustDomain, now t
 	return e, nil
 }
 
-func read(payload []byte) (Endorsement, error) {
+// VerifyTrailKey verifies that b, an endorsement that was valid at a time, says that a key in
+// PKIX DER is the trail key of a node. The zero time stands for whenever it was valid: whose
+// a key is does not end with the endorsement, only the issuer's readiness to say so. Errors
+// match those of Verify, or ErrOther.
+func VerifyTrailKey(b []byte, authority *ecdsa.PublicKey, node spiffeid.ID, key []byte, at time.Time) (Endorsement, error) {
+	if at.IsZero() && len(b) <= MaxSize {
+		if env, err := statement.Parse(b); err == nil {
+			if claimed, err := Decode(env.Payload()); err == nil {
+				at = claimed.Expires.Add(-time.Second)
+			}
+		}
+	}
+	e, err := Verify(b, authority, node.TrustDomain(), at)
+	if err != nil {
+		return e, err
+	}
+	if hash := statement.Digest(key); e.ID != node || !bytes.Equal(e.TrailKey, hash[:]) {
+		return Endorsement{}, fmt.Errorf("%w: it is of %s, and trail key %x", ErrOther, e.ID, e.TrailKey)
+	}
+	return e, nil
+}
+
+// Decode reads what Encode wrote, which proves nothing: it is for Sign to be given. The
+// error matches ErrMalformed.
+func Decode(payload []byte) (Endorsement, error) {
 	bad := func(field string, err error) (Endorsement, error) {
 		return Endorsement{}, fmt.Errorf("%w: %s: %w", ErrMalformed, field, err)
 	}

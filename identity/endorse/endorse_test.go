@@ -5,11 +5,14 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
 	"errors"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
@@ -48,6 +51,33 @@ func TestSignVerify(t *testing.T) {
 		got.Maker != e.Maker || got.ResetCount != 4 || !got.Expires.Equal(e.Expires) {
 		t.Errorf("got %+v", got)
 	}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	big, err := x509.MarshalPKIXPublicKey(&rsaKey.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw := func(change func(*wire)) []byte { // as the authority signs it, whatever it is
+		payload, err := Encode(e)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var w wire
+		if err := statement.Unmarshal(payload, &w); err != nil {
+			t.Fatal(err)
+		}
+		change(&w)
+		if payload, err = statement.Marshal(w); err != nil {
+			t.Fatal(err)
+		}
+		b, err := statement.Sign(authority, endorsementType, east.Name(), payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return b
+	}
 	for _, c := range []struct {
 		name string
 		b    []byte
@@ -61,9 +91,15 @@ func TestSignVerify(t *testing.T) {
 		{"other region", b, &authority.PublicKey, west, t0, ErrUntrusted},
 		{"expired", b, &authority.PublicKey, east, e.Expires, ErrExpired},
 		{"empty", nil, &authority.PublicKey, east, t0, ErrMalformed},
-		{"large", make([]byte, MaxSize+1), &authority.PublicKey, east, t0, ErrMalformed},
+		{"large", raw(func(w *wire) { w.Maker = strings.Repeat("x", MaxSize) }), &authority.PublicKey, east, t0, ErrMalformed},
+		{"as it was", raw(func(*wire) {}), &authority.PublicKey, east, t0, nil},
+		{"EK hash", raw(func(w *wire) { w.EKHash = w.EKHash[:20] }), &authority.PublicKey, east, t0, ErrMalformed},
+		{"node key hash", raw(func(w *wire) { w.NodeKey = nil }), &authority.PublicKey, east, t0, ErrMalformed},
+		{"RSA as AK", raw(func(w *wire) { w.AK = big }), &authority.PublicKey, east, t0, ErrMalformed},
+		{"AK is no key", raw(func(w *wire) { w.AK = w.EKHash }), &authority.PublicKey, east, t0, ErrMalformed},
+		{"west's name, signed in east", raw(func(w *wire) { w.ID = "spiffe://west.dev.example/node/n1" }), &authority.PublicKey, east, t0, ErrUntrusted},
 	} {
-		if _, err := Verify(c.b, c.key, c.td, c.now); !errors.Is(err, c.want) {
+		if _, err := Verify(c.b, c.key, c.td, c.now); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
@@ -95,4 +131,38 @@ func FuzzVerify(f *testing.F) {
 			t.Errorf("verified %+v", e)
 		}
 	})
+}
+
+func TestVerifyTrailKey(t *testing.T) {
+	authority := newKey(t, elliptic.P256())
+	e, key := endorsement(t), []byte("a key in PKIX")
+	hash := statement.Digest(key)
+	e.TrailKey = hash[:]
+	b, err := Sign(authority, e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name string
+		path string
+		key  []byte
+		at   time.Time
+		want error
+	}{
+		{"it", "/node/n1", key, t0, nil},
+		{"it, whenever", "/node/n1", key, time.Time{}, nil},
+		{"too late", "/node/n1", key, e.Expires, ErrExpired},
+		{"another node", "/node/n2", key, t0, ErrOther},
+		{"another key", "/node/n1", []byte("another"), time.Time{}, ErrOther},
+	} {
+		if _, err := VerifyTrailKey(b, &authority.PublicKey, spiffeid.RequireFromPath(east, c.path), c.key, c.at); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	if _, err := VerifyTrailKey(b, &newKey(t, elliptic.P256()).PublicKey, e.ID, key, time.Time{}); !errors.Is(err, ErrUntrusted) {
+		t.Errorf("by a stranger: %v", err)
+	}
+	if _, err := VerifyTrailKey(nil, &authority.PublicKey, e.ID, key, time.Time{}); !errors.Is(err, ErrMalformed) {
+		t.Errorf("nothing: %v", err)
+	}
 }

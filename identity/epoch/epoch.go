@@ -228,6 +228,7 @@ func verify(cert *x509.Certificate, roots []*x509.Certificate, td spiffeid.Trust
 		return fmt.Errorf("%w: unknown critical extension %s", ErrMalformed, cert.UnhandledCriticalExtensions[0])
 	}
 	for _, root := range roots {
+		//bailiwick:check TestForgedEpoch
 		if !IsRoot(root, td) || !bytes.Equal(cert.RawIssuer, root.RawSubject) || cert.CheckSignatureFrom(root) != nil {
 			continue
 		}

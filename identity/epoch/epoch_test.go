@@ -5,16 +5,19 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
+	"fmt"
 	"net/url"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/identity/internal/root"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -90,6 +93,10 @@ func TestVerifyRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	big, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
 	roots := []*x509.Certificate{r.Certificate(), nil, w.Certificate()}
 	flipped := bytes.Clone(good)
 	flipped[len(flipped)-1] ^= 1
@@ -105,6 +112,18 @@ func TestVerifyRefuses(t *testing.T) {
 			t.Fatal(err)
 		}
 		return der
+	}
+	extended := func(change func(*extension)) []byte {
+		return forge(func(c *x509.Certificate) {
+			e := extension{Epoch: 7, Class: "node", PrevHead: bytes.Repeat([]byte{9}, 32)}
+			change(&e)
+			value, err := statement.Marshal(e)
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.ExtraExtensions[0].Value = value
+			c.URIs[0].RawQuery = fmt.Sprintf("epoch=%d", e.Epoch)
+		})
 	}
 	for _, c := range []struct {
 		name  string
@@ -126,7 +145,22 @@ func TestVerifyRefuses(t *testing.T) {
 		{"authority", authority, east, roots, t0, ErrMalformed},
 		{"the root itself", r.Certificate().Raw, east, roots, t0, ErrMalformed},
 		{"empty", nil, east, roots, t0, ErrMalformed},
-		{"large", make([]byte, MaxSize+1), east, roots, t0, ErrMalformed},
+		{"large", forge(func(c *x509.Certificate) {
+			c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3}, Value: make([]byte, MaxSize)})
+		}), east, roots, t0, ErrMalformed},
+		{"another extension", forge(func(c *x509.Certificate) {
+			c.ExtraExtensions = append(c.ExtraExtensions, pkix.Extension{Id: asn1.ObjectIdentifier{1, 2, 3}, Value: make([]byte, 8)})
+		}), east, roots, t0, nil},
+		{"RSA", forge(func(c *x509.Certificate) { c.PublicKey = &big.PublicKey }), east, roots, t0, ErrMalformed},
+		{"another curve", forge(func(c *x509.Certificate) { c.PublicKey = newKey(t, elliptic.P384()) }), east, roots, t0, ErrMalformed},
+		{"key usage", forge(func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageKeyAgreement }), east, roots, t0, ErrMalformed},
+		{"second usage of ours", forge(func(c *x509.Certificate) {
+			c.UnknownExtKeyUsage = append(c.UnknownExtKeyUsage, oidAuthority)
+		}), east, roots, t0, ErrMalformed},
+		{"as it was", extended(func(*extension) {}), east, roots, t0, nil},
+		{"epoch 0", extended(func(e *extension) { e.Epoch = 0 }), east, roots, t0, ErrMalformed},
+		{"class", extended(func(e *extension) { e.Class = "king" }), east, roots, t0, ErrMalformed},
+		{"half a previous head", extended(func(e *extension) { e.PrevHead = e.PrevHead[:16] }), east, roots, t0, ErrMalformed},
 		{"west's name from east's root", forge(func(c *x509.Certificate) { c.URIs[0].Host = "west.dev.example" }), west, roots, t0, ErrUntrusted},
 		{"epoch differs", forge(func(c *x509.Certificate) { c.URIs[0].RawQuery = "epoch=8" }), east, roots, t0, ErrMalformed},
 		{"epoch spelt otherwise", forge(func(c *x509.Certificate) { c.URIs[0].RawQuery = "epoch=07" }), east, roots, t0, ErrMalformed},
@@ -161,6 +195,7 @@ func TestCheckRefuses(t *testing.T) {
 		"no key":               func(q *Request) { q.Key = nil },
 		"curve":                func(q *Request) { q.Key = newKey(t, elliptic.P384()) },
 		"previous head":        func(q *Request) { q.PrevHead = []byte{1} },
+		"negative lifetime":    func(q *Request) { q.Lifetime = -1 },
 		"lifetime":             func(q *Request) { q.Lifetime = MaxLifetime + 1 },
 	} {
 		req := request(t)
@@ -244,8 +279,25 @@ func TestAuthority(t *testing.T) {
 	if _, err := VerifyAuthority(issue(t, r, request(t)), roots, east, t0); !errors.Is(err, ErrMalformed) {
 		t.Error(err)
 	}
-	if _, err := r.IssueAuthority(newKey(t, elliptic.P521()), t0); !errors.Is(err, ErrRequest) {
-		t.Error(err)
+	for _, name := range []string{"bailiwick://east.dev.example/node/n1", "bailiwick://east.dev.example/authority?x", "spiffe://east.dev.example/authority"} {
+		u, _ := url.Parse(name)
+		der, err := r.root.Sign(&x509.Certificate{
+			NotBefore: t0, NotAfter: t0.Add(time.Hour), KeyUsage: x509.KeyUsageDigitalSignature, UnknownExtKeyUsage: []asn1.ObjectIdentifier{oidAuthority}, URIs: []*url.URL{u},
+		}, pub)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := VerifyAuthority(der, roots, east, t0); !errors.Is(err, ErrForeign) {
+			t.Errorf("%s: %v, want ErrForeign", name, err)
+		}
+	}
+	for _, key := range []*ecdsa.PublicKey{nil, newKey(t, elliptic.P521())} {
+		if _, err := r.IssueAuthority(key, t0); !errors.Is(err, ErrRequest) {
+			t.Error(err)
+		}
+	}
+	if _, err := NewRoot(spiffeid.TrustDomain{}, t0); !errors.Is(err, ErrRequest) {
+		t.Errorf("a root of no region: %v", err)
 	}
 }
 

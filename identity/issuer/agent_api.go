@@ -2,9 +2,11 @@ package issuer
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
@@ -45,16 +47,21 @@ func (s agentAPI) AttestAgent(stream agentv1.Agent_AttestAgentServer) error {
 	params := req.GetParams()
 	kind, payload, csr := params.GetData().GetType(), params.GetData().GetPayload(), params.GetParams().GetCsr()
 	attestor, ok := s.kinds[kind]
+	known := kind
 	if !ok {
-		s.attested.WithLabelValues("", "refused").Inc()
-		return status.Errorf(codes.InvalidArgument, "attestation type %q is not accepted here", kind)
+		known = "" // a caller's own words name no counter
 	}
 	refuse := func(id spiffeid.ID, why error) error {
-		s.attested.WithLabelValues(kind, "refused").Inc()
-		return s.refuseAttestation(kind, id, from, why)
+		s.attested.WithLabelValues(known, "refused").Inc()
+		return s.refuseAttestation(known, id, from, why)
 	}
-	if len(payload) == 0 || len(payload) > MaxEvidence {
-		return refuse(spiffeid.ID{}, status.Errorf(codes.InvalidArgument, "evidence of %d bytes, want 1 to %d", len(payload), MaxEvidence))
+	switch n := len(payload); {
+	case kind == "" || len(csr) == 0:
+		return refuse(spiffeid.ID{}, status.Error(codes.InvalidArgument, "no attestation type, or no certificate request"))
+	case n == 0 || n > MaxEvidence:
+		return refuse(spiffeid.ID{}, status.Errorf(codes.InvalidArgument, "evidence of %d bytes, want 1 to %d", n, MaxEvidence))
+	case !ok:
+		return refuse(spiffeid.ID{}, status.Errorf(codes.FailedPrecondition, "attestation type %.64q is not accepted here", kind))
 	}
 	parsed, err := parseCSR(csr)
 	if err != nil {
@@ -85,7 +92,7 @@ func (s agentAPI) AttestAgent(stream agentv1.Agent_AttestAgentServer) error {
 	if err != nil {
 		return refuse(spiffeid.ID{}, err)
 	}
-	cert, err := s.admit(ctx, id, kind, attested, csr, from)
+	cert, err := s.admit(ctx, id, kind, attested, parsed, from)
 	if err != nil {
 		return refuse(id, err)
 	}
@@ -97,7 +104,7 @@ func (s agentAPI) AttestAgent(stream agentv1.Agent_AttestAgentServer) error {
 }
 
 // admit issues the agent SVID and records it.
-func (s *Server) admit(ctx context.Context, id spiffeid.ID, kind string, attested Attested, csr []byte, from netip.Addr) (*x509.Certificate, error) {
+func (s *Server) admit(ctx context.Context, id spiffeid.ID, kind string, attested Attested, csr *x509.CertificateRequest, from netip.Addr) (*x509.Certificate, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, status.FromContextError(err).Err()
 	}
@@ -112,23 +119,36 @@ func (s *Server) admit(ctx context.Context, id spiffeid.ID, kind string, atteste
 	if err != nil {
 		return nil, err
 	}
-	cert, err := s.sign(Request{ID: id, CSR: csr, Bound: attested.NodeKey, Lifetime: s.cfg.Lifetime, Now: now})
+	cert, err := s.sign(Request{ID: id, parsed: csr, Bound: attested.NodeKey, Lifetime: s.cfg.Lifetime, Now: now})
 	if err != nil {
 		return nil, err
 	}
 	record.Serial, record.Expires = cert.SerialNumber.Bytes(), cert.NotAfter.Unix()
+	if attested.Spend != nil {
+		key := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
+		record.Serial, record.Next, record.Unseen = nil, record.Serial, key[:]
+	}
 	refused := false
 	err = s.cfg.Store.Update(func(tx *store.Tx) error {
 		refused = true
-		switch before, err := loadAgent(tx, id); {
+		before, err := loadAgent(tx, id)
+		switch {
 		case errors.Is(err, ErrUnknownAgent):
 		case err != nil:
 			return err
-		case before.Banned:
-			return denied(types.PermissionDeniedDetails_AGENT_BANNED, "%s is banned", id)
+		case !before.Banned:
+			record.Version = before.Version
+		default:
+			return status.Errorf(codes.PermissionDenied, "%s is banned", id) // SPIRE gives no details here
+		}
+		if attested.Judged != nil {
+			if err := attested.Judged(tx); err != nil {
+				refused = false
+				return err
+			}
 		}
 		if attested.Spend != nil {
-			if err := attested.Spend(tx); err != nil {
+			if err := attested.Spend(tx); err != nil && !before.again(record.Unseen) {
 				return err
 			}
 		}
@@ -136,7 +156,7 @@ func (s *Server) admit(ctx context.Context, id spiffeid.ID, kind string, atteste
 		return errors.Join(
 			record.save(tx, id),
 			leaf(tx, leafAttest, attestLeaf{Type: kind, Agent: id.String(), From: from.String(), OK: true}),
-			issuedLeaf("agent", id, id, cert).write(tx),
+			s.issuedLeaf("agent", id, id, cert).write(tx),
 		)
 	})
 	if err != nil && !refused {
@@ -163,13 +183,13 @@ func (s *Server) refuseAttestation(kind string, id spiffeid.ID, from netip.Addr,
 // stays active until the new one is shown, so a lost answer loses nothing.
 func (s agentAPI) RenewAgent(ctx context.Context, req *agentv1.RenewAgentRequest) (*agentv1.RenewAgentResponse, error) {
 	now := time.Now()
-	c, err := s.caller(ctx, now)
+	c, err := s.recognise(ctx, now)
 	if err != nil {
-		return nil, s.refuse("agent", c.id, c.id, err)
+		return nil, s.refuse("agent", c, c.id, err)
 	}
 	switch {
 	case !isAgent(c.id):
-		return nil, s.refuse("agent", c.id, c.id, status.Error(codes.PermissionDenied, "only an agent SVID can be renewed"))
+		return nil, s.refuse("agent", c, c.id, status.Error(codes.PermissionDenied, "only an agent SVID can be renewed"))
 	case c.record.Reattest:
 		return nil, denied(types.PermissionDeniedDetails_AGENT_MUST_REATTEST, "%s renews by attesting again", c.id)
 	}
@@ -182,15 +202,15 @@ func (s agentAPI) RenewAgent(ctx context.Context, req *agentv1.RenewAgentRequest
 	}
 	cert, err := s.sign(Request{ID: c.id, CSR: req.GetParams().GetCsr(), Bound: bound, Lifetime: s.cfg.Lifetime, Now: now})
 	if err != nil {
-		return nil, s.refuse("agent", c.id, c.id, err)
+		return nil, s.refuse("agent", c, c.id, err)
 	}
-	err = s.cfg.Store.Update(func(tx *store.Tx) error {
+	err = s.record(c, func(tx *store.Tx) error {
 		record, err := loadAgent(tx, c.id)
 		if err != nil {
 			return err
 		}
 		record.Next, record.Expires = cert.SerialNumber.Bytes(), cert.NotAfter.Unix()
-		return errors.Join(record.save(tx, c.id), issuedLeaf("agent", c.id, c.id, cert).write(tx))
+		return errors.Join(record.save(tx, c.id), s.issuedLeaf("agent", c.id, c.id, cert).write(tx))
 	})
 	if err != nil {
 		return nil, unavailable(err)
@@ -199,13 +219,31 @@ func (s agentAPI) RenewAgent(ctx context.Context, req *agentv1.RenewAgentRequest
 	return &agentv1.RenewAgentResponse{Svid: s.svidMessage(c.id, cert, "")}, nil
 }
 
-// PostStatus is told which bundle an agent has. Nothing depends on it.
+// PostStatus is told which version an agent is, for operators to see. Nothing
+// depends on it.
 func (s agentAPI) PostStatus(ctx context.Context, req *agentv1.PostStatusRequest) (*agentv1.PostStatusResponse, error) {
 	c, err := s.caller(ctx, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	s.log.Debug("agent status", "agent", c.id, "bundle", req.GetCurrentBundleSerial(), "version", req.GetAgentVersion())
+	version := req.GetAgentVersion()
+	if len(version) > maxAgentVersion {
+		return nil, status.Errorf(codes.InvalidArgument, "agent version of %d bytes, at most %d", len(version), maxAgentVersion)
+	}
+	if version == "" || version == c.record.Version {
+		return &agentv1.PostStatusResponse{}, nil
+	}
+	err = s.cfg.Store.Update(func(tx *store.Tx) error {
+		record, err := loadAgent(tx, c.agent)
+		if err != nil {
+			return err
+		}
+		record.Version = strings.ToValidUTF8(version, "")
+		return record.save(tx, c.agent)
+	})
+	if err != nil {
+		return nil, unavailable(err)
+	}
 	return &agentv1.PostStatusResponse{}, nil
 }
 

@@ -5,11 +5,11 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/bounded"
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -18,7 +18,10 @@ import (
 // ErrUnknownAgent means nothing attested under this agent ID.
 var ErrUnknownAgent = errors.New("no agent has attested under this ID")
 
-const agentsBucket = "issuer/agents"
+const (
+	agentsBucket    = "issuer/agents"
+	maxAgentVersion = 255 // bytes, as in SPIRE
+)
 
 // Trail leaf kinds of this package.
 const (
@@ -50,6 +53,8 @@ type agent struct {
 	Selectors []string `cbor:"17,keyasint,omitempty"` // type:value, of the evidence
 	Expires   int64    `cbor:"18,keyasint,omitempty"` // of the newest SVID, Unix seconds
 	Unbound   bool     `cbor:"19,keyasint,omitempty"` // a TPM attested, and not the CSR's key
+	Version   string   `cbor:"20,keyasint,omitempty"` // of the agent's program, as it says
+	Unseen    []byte   `cbor:"21,keyasint,omitempty"` // SHA-256 of the key of a first SVID nobody has shown yet
 }
 
 func newAgent(kind string, a Attested, now time.Time) (agent, error) {
@@ -101,11 +106,16 @@ func (a *agent) active(c *x509.Certificate) (ok, changed bool) {
 	case bytes.Equal(serial, a.Serial):
 		return true, false
 	case len(a.Next) != 0 && bytes.Equal(serial, a.Next):
-		a.Serial, a.Next = a.Next, nil
+		a.Serial, a.Next, a.Unseen = a.Next, nil, nil
 		return true, true
 	}
 	return false, false
 }
+
+// again reports whether evidence that works once may work again: for the same key, as
+// long as nobody has shown what it was issued. The answer was lost on its way, and
+// whoever else has the evidence does not have the key.
+func (a agent) again(key []byte) bool { return len(a.Unseen) > 0 && bytes.Equal(a.Unseen, key) }
 
 // publicKey reads a remembered key; nil if there is none.
 func publicKey(der []byte) (*ecdsa.PublicKey, error) {
@@ -181,16 +191,10 @@ func leaf(tx *store.Tx, kind string, body any) error {
 	return tx.Leaf(kind, b)
 }
 
-func issuedLeaf(what string, to, id spiffeid.ID, c *x509.Certificate) issueLeaf {
+func (s *Server) issuedLeaf(what string, to, id spiffeid.ID, c *x509.Certificate) issueLeaf {
 	key := sha256.Sum256(c.RawSubjectPublicKeyInfo)
 	return issueLeaf{What: what, To: to.String(), ID: id.String(), Serial: c.SerialNumber.Bytes(), Key: key[:], NotAfter: c.NotAfter.Unix(),
-		authority: hex.EncodeToString(c.AuthorityKeyId)}
+		authority: s.cfg.CA.signer(c)}
 }
 
-func short(err error) string {
-	s := err.Error()
-	if len(s) > maxWhy {
-		s = s[:maxWhy]
-	}
-	return string(bytes.ToValidUTF8([]byte(s), nil))
-}
+func short(err error) string { return bounded.Text(err.Error(), maxWhy) }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // ErrToken means a join token is unknown, expired or spent.
@@ -39,7 +41,8 @@ type Attestor interface {
 	// Type is the attestation type in SPIRE's API, such as "join_token".
 	Type() string
 	// Attest returns what the evidence proves, or why it proves nothing; the
-	// error's text goes back to the node. exchange sends a challenge and waits
+	// error's text goes back to the node, with the code PermissionDenied unless the
+	// error is a gRPC status. exchange sends a challenge and waits
 	// for the response.
 	Attest(ctx context.Context, e Evidence, exchange func(challenge []byte) (response []byte, err error)) (Attested, error)
 }
@@ -72,9 +75,28 @@ type Attested struct {
 	// Selectors say what is known of the machine, as type:value; node aliases match
 	// them.
 	Selectors []string
+	// Judged, if set, records in the same transaction as the agent what judged it.
+	Judged Record
 	// Spend, if set, uses up the evidence in the transaction that records the
 	// agent.
 	Spend func(*store.Tx) error
+}
+
+// Record writes what an admission rests on, in the transaction that makes it. Its error
+// ends the admission.
+type Record = func(*store.Tx) error
+
+// invalid is a refusal with the code InvalidArgument, where SPIRE's server answers so:
+// a stock agent ends for good at PermissionDenied, and at nothing else.
+func invalid(why error) error { return invalidArgument{why} }
+
+type invalidArgument struct{ error }
+
+func (e invalidArgument) Unwrap() error { return e.error }
+
+// GRPCStatus makes it a gRPC status.
+func (e invalidArgument) GRPCStatus() *status.Status {
+	return status.New(codes.InvalidArgument, "attestation refused: "+e.Error())
 }
 
 // Token admits one machine without a TPM, once. Only its hash is kept here.
@@ -165,13 +187,13 @@ func (j *JoinTokens) Attest(_ context.Context, e Evidence, _ func([]byte) ([]byt
 	// Looked up by its hash: how long the comparison takes tells nothing of the token.
 	hash := sha256.Sum256(e.Payload)
 	if !e.Now.Before(j.expiry(hash)) {
-		return Attested{}, ErrToken
+		return Attested{}, invalid(ErrToken)
 	}
 	return Attested{
 		Name: hex.EncodeToString(hash[:]),
 		Spend: func(tx *store.Tx) error {
 			if tx.Get(tokensBucket, hash[:]) != nil {
-				return ErrToken
+				return invalid(ErrToken)
 			}
 			return tx.Put(tokensBucket, hash[:], fmt.Append(nil, e.Now.Unix()))
 		},

@@ -17,11 +17,12 @@ var (
 	// of its rotation needs. Nothing was changed.
 	ErrAuthority = errors.New("signing authority is not ready for this step: prepare, publish, activate, taint and retire follow each other")
 	// ErrAuthorityInUse means identities that are still valid were signed by the
-	// authority that was to be retired. The message names some.
-	ErrAuthorityInUse = errors.New("signing authority is still needed: taint it, and wait until these have renewed or expired")
+	// authority that was to be retired. The message names some, and when the last of
+	// them expires.
+	ErrAuthorityInUse = errors.New("signing authority is still needed: taint it, and wait until what it signed has expired")
 	// ErrUnpublished means the region's trust record does not name the root yet, so
 	// other regions and nodes would refuse what it signs.
-	ErrUnpublished = errors.New("signing root is not in the region's trust record yet: publish a record that names it first")
+	ErrUnpublished = errors.New("signing root is not in the region's trust record yet: have the global authority sign a newer record that names it too, and put it in force here first")
 )
 
 // Kind is what an authority signs.
@@ -51,8 +52,9 @@ type Authority struct {
 	State    State
 	Tainted  bool // holders of what it signed are told to renew at once
 	NotAfter time.Time
-	// Certificate is of an X509 authority.
+	// Certificate is of an X509 authority, Key of a JWT authority.
 	Certificate *x509.Certificate
+	Key         *ecdsa.PublicKey
 	// Nested says that another authority, the upstream, certified it.
 	Nested bool
 }

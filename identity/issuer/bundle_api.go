@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/bailiwick-mesh/bailiwick/identity/trust"
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
@@ -32,8 +33,8 @@ func (s bundleAPI) GetBundle(_ context.Context, req *bundlev1.GetBundleRequest) 
 	return mask(b, req.GetOutputMask()), nil
 }
 
-// GetFederatedBundle returns the X.509 roots of another region, from its trust
-// record. Records name no JWT keys.
+// GetFederatedBundle returns the X.509 roots of another region and the JWT keys that
+// its trust record names.
 func (s bundleAPI) GetFederatedBundle(ctx context.Context, req *bundlev1.GetFederatedBundleRequest) (*types.Bundle, error) {
 	if _, err := s.caller(ctx, time.Now()); err != nil {
 		return nil, err
@@ -55,22 +56,39 @@ func (s *Server) federated(req *bundlev1.GetFederatedBundleRequest) (*types.Bund
 	if !ok || !r.ValidAt(time.Now()) {
 		return nil, status.Errorf(codes.NotFound, "no trust record of %s is known here, or it expired", td)
 	}
-	return mask(recordMessage(r), req.GetOutputMask()), nil
+	b, err := recordMessage(r, time.Now())
+	if err == nil {
+		err = s.number(b, r.Version)
+	}
+	if err != nil {
+		return nil, status.Error(codes.Internal, err.Error())
+	}
+	return mask(b, req.GetOutputMask()), nil
 }
 
-func recordMessage(r trust.Record) *types.Bundle {
-	b := &types.Bundle{TrustDomain: r.TrustDomain.Name(), RefreshHint: int64(refreshHint.Seconds()), SequenceNumber: r.Version}
+func recordMessage(r trust.Record, now time.Time) (*types.Bundle, error) {
+	b := &types.Bundle{TrustDomain: r.TrustDomain.Name(), RefreshHint: int64(refreshHint.Seconds())}
 	for _, c := range r.X509Roots {
 		b.X509Authorities = append(b.X509Authorities, &types.X509Certificate{Asn1: c.Raw})
 	}
-	return b
+	for _, k := range r.JWTKeys {
+		if !now.Before(k.NotAfter) {
+			continue
+		}
+		der, err := x509.MarshalPKIXPublicKey(k.Key)
+		if err != nil {
+			return nil, err
+		}
+		b.JwtAuthorities = append(b.JwtAuthorities, &types.JWTKey{PublicKey: der, KeyId: k.ID, ExpiresAt: k.NotAfter.Unix()})
+	}
+	return b, nil
 }
 
 // bundle is the region's own, prepared authorities included: they must be known
 // before they sign.
 func (s *Server) bundle() (*types.Bundle, error) {
 	now := s.cfg.CA.now.Load()
-	b := &types.Bundle{TrustDomain: s.td.Name(), RefreshHint: int64(refreshHint.Seconds()), SequenceNumber: now.sequence}
+	b, floor := &types.Bundle{TrustDomain: s.td.Name(), RefreshHint: int64(refreshHint.Seconds())}, now.sequence
 	for _, a := range now.of(X509) {
 		if !a.Nested {
 			b.X509Authorities = append(b.X509Authorities, &types.X509Certificate{Asn1: a.Certificate.Raw, Tainted: a.Tainted})
@@ -83,8 +101,26 @@ func (s *Server) bundle() (*types.Bundle, error) {
 		}
 		b.JwtAuthorities = append(b.JwtAuthorities, &types.JWTKey{PublicKey: der, KeyId: a.ID, ExpiresAt: a.NotAfter.Unix(), Tainted: a.Tainted})
 	}
+	if s.cfg.Trust != nil {
+		r, _ := s.cfg.Trust.Record(s.td)
+		floor += r.Version // both only grow
+	}
+	for _, c := range s.otherRoots() {
+		b.X509Authorities = append(b.X509Authorities, &types.X509Certificate{Asn1: c.Raw})
+	}
+	if s.cfg.Others != nil {
+		for _, a := range s.cfg.Others() {
+			der, err := x509.MarshalPKIXPublicKey(a.Key)
+			if err != nil {
+				return nil, err
+			}
+			if now.find(JWT, a.ID) < 0 {
+				b.JwtAuthorities = append(b.JwtAuthorities, &types.JWTKey{PublicKey: der, KeyId: a.ID, ExpiresAt: a.NotAfter.Unix(), Tainted: a.Tainted})
+			}
+		}
+	}
 	if now.upstream == nil {
-		return b, nil
+		return b, s.number(b, floor)
 	}
 	for _, c := range now.upstream.X509Authorities() {
 		b.X509Authorities = append(b.X509Authorities, &types.X509Certificate{Asn1: c.Raw})
@@ -99,7 +135,52 @@ func (s *Server) bundle() (*types.Bundle, error) {
 		}
 		b.JwtAuthorities = append(b.JwtAuthorities, &types.JWTKey{PublicKey: der, KeyId: kid})
 	}
-	return b, nil
+	return b, s.number(b, floor)
+}
+
+// otherRoots are the region's roots that are not this issuer's, nor were: those of its
+// other issuers, by the region's trust record.
+func (s *Server) otherRoots() []*x509.Certificate {
+	if s.cfg.Trust == nil || s.cfg.CA.now.Load().upstream != nil { // whose bundle is the region's
+		return nil
+	}
+	r, ok := s.cfg.Trust.Record(s.td)
+	if !ok || !r.ValidAt(time.Now()) {
+		return nil
+	}
+	out, err := s.ofOthers(r.X509Roots)
+	if err != nil {
+		s.log.Error("which roots are another issuer's is not known", "err", err)
+	}
+	return out
+}
+
+// roots are what verifies callers, as of one set of authorities and one trust record:
+// also those who attested at another issuer of the region, who then hear that they
+// must attest here.
+type roots struct {
+	own    *authorities
+	record uint64 // version; 0: none is valid
+	bundle *x509bundle.Bundle
+}
+
+// rootsNow returns the same ones until they change.
+func (s *Server) rootsNow() *roots {
+	now := roots{own: s.cfg.CA.now.Load()}
+	if s.cfg.Trust != nil {
+		if r, ok := s.cfg.Trust.Record(s.td); ok && r.ValidAt(time.Now()) {
+			now.record = r.Version
+		}
+	}
+	if known := s.roots.Load(); known != nil && known.own == now.own && known.record == now.record {
+		return known
+	}
+	now.bundle = now.own.bundle(s.td)
+	for _, c := range s.otherRoots() {
+		now.bundle.AddX509Authority(c)
+	}
+	s.roots.Store(&now)
+	return &now
 }
 
 // mask leaves out what the caller does not want; nil wants all.

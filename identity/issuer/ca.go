@@ -1,20 +1,21 @@
 package issuer
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
 	"github.com/bailiwick-mesh/bailiwick/identity/internal/root"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -43,9 +44,17 @@ var (
 	ErrUnboundKey = errors.New("certificate request is not for the attested key")
 	// ErrSpent means an approval was used before, or made by another CA.
 	ErrSpent = errors.New("approval is already spent, or of another CA: check the request again")
+	// ErrRootLost means the key of the signing root is in another TPM, or was in this
+	// one before it was cleared. Nothing brings it back.
+	ErrRootLost = errors.New("signing root is lost with its TPM: go on with the root prepared on another issuer, or publish a new one")
+	// ErrRootInTPM means the signing root is in a TPM that this issuer does not use.
+	ErrRootInTPM = errors.New("signing root is in a TPM and the issuer uses none: set issuer.root to tpm")
 	// ErrNoCA means there is no signing root in the folder.
 	ErrNoCA = errors.New("no SVID root")
 )
+
+// Device makes P-256 keys that never leave it. A tpm.Device is one.
+type Device = root.Device
 
 // CA is a region's signing authorities: a root that signs X509-SVIDs, a key that
 // signs JWT-SVIDs, and those that come before and after them in a rotation. It
@@ -56,16 +65,22 @@ type CA struct {
 
 	mu       sync.Mutex // held while authorities change, files included; guards what follows
 	dir      string     // where the keys are; empty: only here
+	device   Device     // where new roots are made; nil: on disk
 	askAgain time.Time  // of a nested CA: when the upstream may have more to give
 }
 
 // NewCA makes a root for td, valid for five years from now, and a JWT key, in
 // memory until saved.
-func NewCA(td spiffeid.TrustDomain, now time.Time) (*CA, error) {
+func NewCA(td spiffeid.TrustDomain, now time.Time) (*CA, error) { return NewCAIn(nil, td, now) }
+
+// NewCAIn is NewCA with a root, and those that follow it, whose keys are made in d
+// and never leave it. JWT keys are in memory and in files all the same. Nil d: no
+// device.
+func NewCAIn(d Device, td spiffeid.TrustDomain, now time.Time) (*CA, error) {
 	if td.IsZero() {
 		return nil, fmt.Errorf("%w: trust domain is empty", ErrForeignID)
 	}
-	first, err := newRoot(td, now)
+	first, err := newRoot(d, td, now)
 	if err != nil {
 		return nil, err
 	}
@@ -75,13 +90,17 @@ func NewCA(td spiffeid.TrustDomain, now time.Time) (*CA, error) {
 		return nil, err
 	}
 	key.State = Active
-	ca := &CA{td: td}
+	ca := &CA{td: td, device: d}
 	ca.now.Store(&authorities{sequence: 1, all: []authority{first, key}})
 	return ca, nil
 }
 
-func newRoot(td spiffeid.TrustDomain, now time.Time) (authority, error) {
-	r, err := root.New("SVID root of "+td.Name(), td.ID().URL(), now, caLifetime)
+func newRoot(d Device, td spiffeid.TrustDomain, now time.Time) (authority, error) {
+	name := "SVID root of " + td.Name()
+	r, err := root.New(name, td.ID().URL(), now, caLifetime)
+	if d != nil {
+		r, err = root.NewIn(d, name, td.ID().URL(), now, caLifetime)
+	}
 	if err != nil {
 		return authority{}, err
 	}
@@ -91,14 +110,24 @@ func newRoot(td spiffeid.TrustDomain, now time.Time) (authority, error) {
 // LoadCA reads what Save wrote (files of mode 0600), or returns ErrNoCA if there
 // is no root. A folder with a root and no JWT key gets one. Other errors name the
 // file and the fix.
-func LoadCA(dir string) (*CA, error) {
-	td, all, err := loadState(dir)
-	if errors.Is(err, root.ErrMissing) {
+func LoadCA(dir string) (*CA, error) { return OpenCA(dir, nil) }
+
+// OpenCA is LoadCA for roots that may be in d; those prepared later are made there.
+// It returns ErrRootLost where d has no such key, and ErrRootInTPM where a root is in
+// a device and d is nil.
+func OpenCA(dir string, d Device) (*CA, error) {
+	td, all, err := loadState(dir, d)
+	switch {
+	case errors.Is(err, root.ErrMissing):
 		return nil, fmt.Errorf("%w: %w", ErrNoCA, err)
-	} else if err != nil {
+	case errors.Is(err, tpm.ErrOtherTPM):
+		return nil, fmt.Errorf("%w: %w", ErrRootLost, err)
+	case errors.Is(err, root.ErrDevice):
+		return nil, fmt.Errorf("%w: %w", ErrRootInTPM, err)
+	case err != nil:
 		return nil, err
 	}
-	ca := &CA{td: td, dir: dir}
+	ca := &CA{td: td, dir: dir, device: d}
 	ca.now.Store(all)
 	return ca, ca.Tend(time.Now())
 }
@@ -149,15 +178,25 @@ func (a *authorities) bundle(td spiffeid.TrustDomain) *x509bundle.Bundle {
 	return b
 }
 
-// chain returns what goes with a certificate this CA signed, itself first.
+// chain returns what goes with a certificate this CA has just signed, itself first.
 func (ca *CA) chain(cert *x509.Certificate) []*x509.Certificate {
 	out := []*x509.Certificate{cert}
 	for _, a := range ca.now.Load().of(X509) {
-		if a.Nested && bytes.Equal(a.Certificate.SubjectKeyId, cert.AuthorityKeyId) {
-			out = append(append(out, a.Certificate), a.root.Above()...)
+		if between, ok := a.root.Signed(cert); ok {
+			return append(out, between...)
 		}
 	}
 	return out
+}
+
+// signer returns the ID of the authority below which a certificate was just signed.
+func (ca *CA) signer(cert *x509.Certificate) string {
+	for _, a := range ca.now.Load().of(X509) {
+		if _, ok := a.root.Signed(cert); ok {
+			return a.ID
+		}
+	}
+	return hex.EncodeToString(cert.AuthorityKeyId)
 }
 
 // Authorities returns all authorities as of now.
@@ -171,8 +210,14 @@ func (ca *CA) Authorities() []Authority {
 
 // Tend rotates JWT keys as they age: at half of its life the active one gets a
 // successor, which takes over at five sixths; what has expired is dropped. X.509
-// roots are the operator's, for other regions learn them by a signed record.
+// roots are the operator's, for other regions learn them by a signed record; one in a
+// device gets a new intermediate in time.
 func (ca *CA) Tend(now time.Time) error {
+	active, _ := ca.now.Load().in(X509, Active)
+	return errors.Join(ca.tendJWT(now), active.root.Tend(now))
+}
+
+func (ca *CA) tendJWT(now time.Time) error {
 	for {
 		step := ca.now.Load().due(now)
 		if step == nil {
@@ -195,7 +240,7 @@ func (a *authorities) due(now time.Time) func(*authorities) (*authorities, error
 	prepared, havePrepared := a.in(JWT, Prepared)
 	left := active.NotAfter.Sub(now)
 	switch {
-	case !havePrepared && (!haveActive || left < jwtKeyLifetime/2):
+	case !havePrepared && (!haveActive || left < JWTKeyLifetime/2):
 		return func(a *authorities) (*authorities, error) {
 			key, err := newJWT(now)
 			if err != nil {
@@ -205,7 +250,7 @@ func (a *authorities) due(now time.Time) func(*authorities) (*authorities, error
 		}
 	case havePrepared && !now.Before(prepared.NotAfter):
 		return func(a *authorities) (*authorities, error) { return a.retire(JWT, prepared.ID) }
-	case havePrepared && (!haveActive || left < jwtKeyLifetime/6):
+	case havePrepared && (!haveActive || left < JWTKeyLifetime/6):
 		return func(a *authorities) (*authorities, error) { return a.activate(JWT, prepared.ID, now) }
 	}
 	return nil
@@ -237,13 +282,15 @@ type Request struct {
 	DNSNames []string         // from the entry; those in the CSR are not looked at
 	Lifetime time.Duration    // zero: DefaultLifetime; at most a week
 	Now      time.Time
+
+	parsed *x509.CertificateRequest // what parseCSR made of CSR, where that was done already
 }
 
 // Approved is an SVID that passed every check and is not signed yet. Only Check
 // makes one that Issue takes, once.
 type Approved struct {
 	by   *CA
-	tmpl atomic.Pointer[x509.Certificate]
+	leaf atomic.Pointer[root.Leaf]
 }
 
 // Check decides whether req may become an SVID. Errors match ErrCSR,
@@ -252,9 +299,15 @@ func (ca *CA) Check(req Request) (*Approved, error) {
 	if req.ID.TrustDomain() != ca.td || req.ID.Path() == "" {
 		return nil, fmt.Errorf("%w: %q is no ID in %s", ErrForeignID, req.ID, ca.td)
 	}
-	csr, err := parseCSR(req.CSR)
-	if err != nil {
-		return nil, err
+	if n := len(req.ID.String()); n > maxID {
+		return nil, fmt.Errorf("%w: an ID of %d bytes, at most %d", ErrForeignID, n, maxID)
+	}
+	csr := req.parsed
+	if csr == nil {
+		var err error
+		if csr, err = parseCSR(req.CSR); err != nil {
+			return nil, err
+		}
 	}
 	if len(csr.URIs) > 1 || len(csr.URIs) == 1 && csr.URIs[0].String() != req.ID.String() {
 		return nil, fmt.Errorf("%w: it names %s, granted is %s", ErrForeignID, csr.URIs, req.ID)
@@ -269,17 +322,14 @@ func (ca *CA) Check(req Request) (*Approved, error) {
 	if life < 0 || life > maxLifetime {
 		return nil, fmt.Errorf("%w: lifetime %s, at most %s", ErrCSR, life, maxLifetime)
 	}
+	key, err := x509.MarshalPKIXPublicKey(csr.PublicKey) // the key, whatever the request's way to write it
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrCSR, err)
+	}
 	a := &Approved{by: ca}
-	a.tmpl.Store(&x509.Certificate{
-		Subject:               pkix.Name{Country: []string{"US"}, Organization: []string{"SPIRE"}},
-		URIs:                  []*url.URL{req.ID.URL()},
-		DNSNames:              req.DNSNames,
-		KeyUsage:              x509.KeyUsageDigitalSignature | x509.KeyUsageKeyEncipherment | x509.KeyUsageKeyAgreement,
-		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth},
-		BasicConstraintsValid: true,
-		NotBefore:             req.Now.Add(-backdate),
-		NotAfter:              req.Now.Add(life),
-		PublicKey:             csr.PublicKey,
+	a.leaf.Store(&root.Leaf{
+		Subject: svidSubject, Key: key, URI: req.ID.String(), DNSNames: req.DNSNames,
+		NotBefore: req.Now.Add(-backdate), NotAfter: req.Now.Add(life),
 	})
 	return a, nil
 }
@@ -290,17 +340,26 @@ func (ca *CA) Issue(a *Approved) (*x509.Certificate, error) {
 	if a == nil || a.by != ca {
 		return nil, ErrSpent
 	}
-	tmpl := a.tmpl.Swap(nil)
-	if tmpl == nil {
+	leaf := a.leaf.Swap(nil)
+	if leaf == nil {
 		return nil, ErrSpent
 	}
 	active, _ := ca.now.Load().in(X509, Active)
-	der, err := active.root.Sign(tmpl, tmpl.PublicKey)
+	der, err := active.root.SignLeaf(*leaf)
 	if err != nil {
 		return nil, err
 	}
 	return x509.ParseCertificate(der)
 }
+
+// svidSubject is the subject of all SVIDs, as SPIRE's: the name is the URI.
+var svidSubject = func() []byte {
+	der, err := asn1.Marshal(pkix.Name{Country: []string{"US"}, Organization: []string{"SPIRE"}}.ToRDNSequence())
+	if err != nil {
+		panic(err) // a constant: always encodes
+	}
+	return der
+}()
 
 // parseCSR reads a certificate request, which proves that whoever sent it holds
 // the key.

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -76,6 +77,8 @@ func TestCheckIssue(t *testing.T) {
 		{"two names", Request{ID: shop, CSR: testCSR(t, key, shop.String(), "spiffe://east.dev.example/x")}, ErrForeignID},
 		{"another region", Request{ID: spiffeid.RequireFromString("spiffe://west.dev.example/x"), CSR: testCSR(t, key)}, ErrForeignID},
 		{"no ID", Request{CSR: testCSR(t, key)}, ErrForeignID},
+		{"2048 bytes", Request{ID: spiffeid.RequireFromPath(td, "/"+strings.Repeat("a", maxID-len(td.IDString())-1)), CSR: testCSR(t, key)}, nil},
+		{"2049 bytes", Request{ID: spiffeid.RequireFromPath(td, "/"+strings.Repeat("a", maxID-len(td.IDString()))), CSR: testCSR(t, key)}, ErrForeignID},
 		{"the region itself", Request{ID: td.ID(), CSR: testCSR(t, key)}, ErrForeignID},
 		{"signature", Request{ID: shop, CSR: flipped}, ErrCSR},
 		{"empty", Request{ID: shop}, ErrCSR},
@@ -98,7 +101,7 @@ func TestCheckIssue(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 			continue
 		}
-		if id, _, err := x509svid.Verify([]*x509.Certificate{cert}, ca.Bundle(), x509svid.WithTime(t0)); err != nil || id != shop {
+		if id, _, err := x509svid.Verify([]*x509.Certificate{cert}, ca.Bundle(), x509svid.WithTime(t0)); err != nil || id != c.req.ID {
 			t.Errorf("%s: %v, %v", c.name, id, err)
 		}
 		if !cert.NotBefore.Equal(t0.Add(-10*time.Second)) || !cert.NotAfter.Equal(t0.Add(time.Hour)) {

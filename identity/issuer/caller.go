@@ -3,6 +3,7 @@ package issuer
 import (
 	"context"
 	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -13,39 +14,79 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 )
 
 // caller is who makes a call: verified, active, in good standing.
 type caller struct {
-	id     spiffeid.ID // of the SVID shown: an agent or a node
-	agent  spiffeid.ID // what attested
-	record agent
-	node   Entry            // the machine's own name; zero if no entry gives it one
-	key    crypto.PublicKey // of the SVID shown
+	on      *session
+	from    netip.Addr
+	id      spiffeid.ID // of the SVID shown: an agent or a node
+	agent   spiffeid.ID // what attested
+	record  *readRecord
+	node    Entry             // the machine's own name; zero if no entry gives it one
+	key     crypto.PublicKey  // of the SVID shown
+	newly   *x509.Certificate // shown for the first time, which record has to remember; nil: it is known
+	adopted *agent            // what record has to keep of an agent that another issuer admitted; nil: it is known
 }
 
-// caller verifies the client certificate of this call anew. The error is a gRPC
-// status, with SPIRE's PermissionDeniedDetails where there is one.
+// caller is recognise for calls that record nothing themselves.
 func (s *Server) caller(ctx context.Context, now time.Time) (caller, error) {
-	info, _, err := channel(ctx)
+	c, err := s.recognise(ctx, now)
+	if err != nil || c.newly == nil && c.adopted == nil {
+		return c, err
+	}
+	if err := s.record(c, func(*store.Tx) error { return nil }); err != nil {
+		return c, status.Error(codes.Internal, err.Error())
+	}
+	return c, nil
+}
+
+// record is Store.Update for what a caller brought about. Where the caller showed a new
+// SVID, or one of another issuer's, that is the active one from this transaction on.
+func (s *Server) record(c caller, fn func(*store.Tx) error) error {
+	return s.cfg.Store.Update(func(tx *store.Tx) error {
+		switch {
+		case c.adopted != nil:
+			if err := s.adopt(tx, c); err != nil {
+				return err
+			}
+		case c.newly != nil:
+			fresh, err := loadAgent(tx, c.agent)
+			if err != nil {
+				return err
+			}
+			if _, changed := fresh.active(c.newly); changed {
+				if err := fresh.save(tx, c.agent); err != nil {
+					return err
+				}
+			}
+		}
+		return fn(tx)
+	})
+}
+
+// recognise verifies the client certificate of this call. The error is a gRPC status,
+// with SPIRE's PermissionDeniedDetails where there is one. What comes of the call is
+// for record, or refuse.
+func (s *Server) recognise(ctx context.Context, now time.Time) (caller, error) {
+	on, from, err := channel(ctx)
 	if err != nil {
 		return caller{}, err
 	}
-	certs := info.State.PeerCertificates
+	certs := on.State.PeerCertificates
 	if len(certs) == 0 {
 		return caller{}, status.Error(codes.PermissionDenied, "this call needs an SVID of this region: attest first")
 	}
-	id, err := identity.VerifyPeer(certs, s.cfg.CA, s.ours, now)
+	id, err := on.verify(now, s.rootsNow(), s.ours)
 	if errors.Is(err, identity.ErrExpired) {
 		return caller{}, denied(types.PermissionDeniedDetails_AGENT_EXPIRED, "%v", err)
 	} else if err != nil {
 		return caller{}, status.Error(codes.PermissionDenied, err.Error())
 	}
 	entries := s.entries.Load()
-	c := caller{id: id, agent: id, key: certs[0].PublicKey}
+	c := caller{on: on, from: from, id: id, agent: id, key: certs[0].PublicKey}
 	if !isAgent(id) {
 		parent, ok := entries.agents[id]
 		if !ok {
@@ -59,50 +100,50 @@ func (s *Server) caller(ctx context.Context, now time.Time) (caller, error) {
 			return c, err
 		}
 	}
-	promote := false
 	err = s.cfg.Store.View(func(tx *store.Tx) error {
-		c.record, err = loadAgent(tx, c.agent)
+		c.record, err = on.load(tx, c.agent)
 		return err
 	})
+	unknown := errors.Is(err, ErrUnknownAgent)
 	switch {
-	case errors.Is(err, ErrUnknownAgent):
-		return c, denied(types.PermissionDeniedDetails_AGENT_NOT_ATTESTED, "%v", err)
-	case err != nil:
+	case err != nil && !unknown:
 		return c, status.Error(codes.Internal, err.Error())
-	case c.record.Banned:
+	case !unknown && c.record.Banned:
 		return c, denied(types.PermissionDeniedDetails_AGENT_BANNED, "%s is banned", c.agent)
 	}
-	if isAgent(id) {
-		active := false
-		if active, promote = c.record.active(certs[0]); !active {
-			return c, denied(types.PermissionDeniedDetails_AGENT_NOT_ACTIVE, "this is not the active SVID of %s", id)
+	var known *agent
+	if !unknown && isAgent(id) {
+		record := c.record.agent
+		known = &record
+		active, changed := known.active(certs[0])
+		if changed {
+			c.newly = certs[0]
 		}
-	}
-	if promote {
-		err = s.cfg.Store.Update(func(tx *store.Tx) error {
-			fresh, err := loadAgent(tx, c.agent)
-			if err != nil {
-				return err
-			}
-			if _, changed := fresh.active(certs[0]); !changed {
-				return nil
-			}
-			return fresh.save(tx, c.agent)
-		})
-		if err != nil {
-			return c, status.Error(codes.Internal, err.Error())
+		if active {
+			return c, nil
 		}
+	} else if !unknown {
+		return c, nil
 	}
-	return c, nil
+	if c.adopted, err = s.adoptable(c, certs[0], known, now); err != nil {
+		return c, status.Error(codes.Internal, err.Error())
+	}
+	switch {
+	case c.adopted != nil:
+		c.record = &readRecord{agent: *c.adopted}
+		return c, nil
+	case unknown:
+		return c, denied(types.PermissionDeniedDetails_AGENT_NOT_ATTESTED, "%v: %s", ErrUnknownAgent, c.agent)
+	}
+	return c, denied(types.PermissionDeniedDetails_AGENT_NOT_ACTIVE, "this is not the active SVID of %s", id)
 }
 
 // reach returns the entries of d the caller may ask for, sorted.
 func (c caller) reach(d *directory) []string {
-	var shows []string
 	if c.id == c.agent {
-		shows = append(c.record.Selectors, "spiffe_id:"+c.id.String())
+		return c.on.reachable(d, c.id, c.record, time.Now())
 	}
-	return d.reach(c.id, shows, time.Now())
+	return c.on.reachable(d, c.id, nil, time.Now())
 }
 
 // share charges a caller's machine for n signatures. It is told so and nothing is
@@ -129,13 +170,13 @@ func (s *Server) standing(id spiffeid.ID) error {
 
 // refuse records why a caller was refused and returns the status to answer.
 // What cannot be recorded is answered as unavailable.
-func (s *Server) refuse(what string, to, id spiffeid.ID, why error) error {
+func (s *Server) refuse(what string, c caller, id spiffeid.ID, why error) error {
 	s.refused.WithLabelValues(what).Inc()
-	l := refuseLeaf{What: what, To: to.String(), Why: short(why)}
+	l := refuseLeaf{What: what, To: c.id.String(), Why: short(why)}
 	if !id.IsZero() {
 		l.ID = id.String()
 	}
-	if err := s.cfg.Store.Update(func(tx *store.Tx) error { return leaf(tx, leafRefuse, l) }); err != nil {
+	if err := s.record(c, func(tx *store.Tx) error { return leaf(tx, leafRefuse, l) }); err != nil {
 		return unavailable(err)
 	}
 	if _, ok := status.FromError(why); ok {
@@ -144,15 +185,15 @@ func (s *Server) refuse(what string, to, id spiffeid.ID, why error) error {
 	return status.Error(codes.PermissionDenied, why.Error())
 }
 
-// channel returns the TLS session a call came over, and from which address.
-func channel(ctx context.Context) (credentials.TLSInfo, netip.Addr, error) {
+// channel returns the connection a call came over, and from which address.
+func channel(ctx context.Context) (*session, netip.Addr, error) {
 	p, ok := peer.FromContext(ctx)
 	if !ok {
-		return credentials.TLSInfo{}, netip.Addr{}, status.Error(codes.Internal, "no peer")
+		return nil, netip.Addr{}, status.Error(codes.Internal, "no peer")
 	}
-	info, ok := p.AuthInfo.(credentials.TLSInfo)
+	info, ok := p.AuthInfo.(*session)
 	if !ok {
-		return credentials.TLSInfo{}, netip.Addr{}, status.Error(codes.Internal, "no TLS")
+		return nil, netip.Addr{}, status.Error(codes.Internal, "no TLS")
 	}
 	addr, err := netip.ParseAddrPort(p.Addr.String())
 	if err != nil {

@@ -30,7 +30,8 @@ const (
 // TPMDevID is the Attestor of SPIRE's "tpm_devid". The agent ID is
 // /spire/agent/tpm_devid/<hex SHA-1 of the DevID certificate>. Without a key
 // binding (see package tpm) the CSR's key may live anywhere: such an agent gets
-// SVIDs, and no epoch certificate.
+// SVIDs, and no epoch certificate. The evidence shows no counters: the epoch counter of
+// such a node is what the node says at its enrolment.
 type TPMDevID struct {
 	Verifier *tpm.DevIDVerifier // nil refuses everything
 }
@@ -45,7 +46,7 @@ func (t TPMDevID) Attest(_ context.Context, e Evidence, exchange func([]byte) ([
 	}
 	session, err := t.Verifier.Begin(e.Now, e.Payload)
 	if err != nil {
-		return Attested{}, err
+		return Attested{}, invalid(err)
 	}
 	response, err := exchange(session.Challenge())
 	if err != nil {
@@ -53,9 +54,9 @@ func (t TPMDevID) Attest(_ context.Context, e Evidence, exchange func([]byte) ([
 	}
 	c, err := session.Finish(time.Now(), response, e.Exporter, e.CSRKey)
 	if err != nil {
-		return Attested{}, err
+		return Attested{}, invalid(err)
 	}
-	out := Attested{Name: c.Fingerprint, Reattest: true, TPM: c.NodeKey != nil, Unbound: c.NodeKey == nil, EKHash: c.EKHash, NodeKey: c.NodeKey, FeedKey: c.FeedKey,
+	out := Attested{Name: c.Fingerprint, Reattest: true, TPM: c.NodeKey != nil, Unbound: c.NodeKey == nil, EKHash: c.EKHash, AK: c.AK, NodeKey: c.NodeKey, FeedKey: c.FeedKey,
 		Maker: strings.ToValidUTF8(c.EKMaker[:min(len(c.EKMaker), 64)], "")}
 	if c.Subject != "" {
 		out.Selectors = append(out.Selectors, "tpm_devid:subject:cn:"+c.Subject)
@@ -102,18 +103,18 @@ func (ca *DevIDCA) Certificate() *x509.Certificate { return ca.root.Certificate(
 // serial number the EK hash.
 func (s issuerAPI) CertifyDevID(ctx context.Context, req *issuerv1.CertifyDevIDRequest) (*issuerv1.CertifyDevIDResponse, error) {
 	now := time.Now()
-	c, err := s.caller(ctx, now)
+	c, err := s.recognise(ctx, now)
 	if err != nil {
-		return nil, s.refuse("devid", c.id, c.id, err)
+		return nil, s.refuse("devid", c, c.id, err)
 	}
 	refuse := func(code codes.Code, format string, args ...any) error {
-		return s.refuse("devid", c.id, c.node.SPIFFEID, status.Errorf(code, format, args...))
+		return s.refuse("devid", c, c.node.SPIFFEID, status.Errorf(code, format, args...))
 	}
 	switch {
 	case s.cfg.DevID == nil:
 		return nil, refuse(codes.FailedPrecondition, "no DevID authority is configured here")
 	case !isAgent(c.id) || len(c.record.AK) == 0:
-		return nil, refuse(codes.PermissionDenied, "only an agent attested by bailiwick_tpm gets DevIDs, not %s", c.id)
+		return nil, refuse(codes.PermissionDenied, "only an agent whose TPM is known to the last key gets DevIDs, not %s: attest by bailiwick_tpm", c.id)
 	}
 	ak, err := publicKey(c.record.AK)
 	if err != nil {
@@ -148,7 +149,7 @@ func (s issuerAPI) CertifyDevID(ctx context.Context, req *issuerv1.CertifyDevIDR
 		return nil, status.Error(codes.Internal, err.Error())
 	}
 	spki := sha256.Sum256(cert.RawSubjectPublicKeyInfo)
-	err = s.cfg.Store.Update(func(tx *store.Tx) error {
+	err = s.record(c, func(tx *store.Tx) error {
 		return issueLeaf{What: "devid", To: c.id.String(), ID: c.id.String(), Serial: cert.SerialNumber.Bytes(), Key: spki[:], NotAfter: cert.NotAfter.Unix()}.write(tx)
 	})
 	if err != nil {

@@ -63,7 +63,7 @@ func TestDevID(t *testing.T) {
 	devids.AddCert(ca.Certificate())
 	r := newRegion(t, func(c *issuer.Config) {
 		c.DevID = ca
-		c.Attestors = append(c.Attestors, issuer.TPM{Verifier: &ek, Appraise: func(context.Context, tpm.Claims) error { return nil }},
+		c.Attestors = append(c.Attestors, issuer.TPM{Verifier: &ek, Appraise: func(context.Context, tpm.Claims) (issuer.Record, error) { return nil, nil }},
 			issuer.TPMDevID{Verifier: &tpm.DevIDVerifier{DevIDRoots: devids, EK: ek}})
 	})
 	feed := newKey(t)
@@ -102,8 +102,8 @@ func TestDevID(t *testing.T) {
 		t.Fatal(err)
 	}
 	dc := r.dial(d)
-	en, err := dc.Enrol(t.Context(), nil, 0, nil)
-	if err != nil || en.Class != "node" || len(en.Endorsement) != 0 {
+	en, err := dc.Enrol(t.Context(), nil, 0, nil, 0)
+	if err != nil || en.Class != "node" || len(en.Endorsement) == 0 {
 		t.Fatal(en, err)
 	}
 	if e, err := epoch.Verify(en.Epoch, []*x509.Certificate{r.root.Certificate()}, east, time.Now()); err != nil || !e.Key.Equal(&feed.PublicKey) {
@@ -120,7 +120,7 @@ func TestDevID(t *testing.T) {
 		t.Fatal(stock, err)
 	}
 	other := newKey(t)
-	if _, err := r.dial(stock).Enrol(t.Context(), &other.PublicKey, 0, nil); !errors.Is(err, spire.ErrRefused) || !strings.Contains(err.Error(), "binding") {
+	if _, err := r.dial(stock).Enrol(t.Context(), &other.PublicKey, 0, nil, 0); !errors.Is(err, spire.ErrRefused) || !strings.Contains(err.Error(), "binding") {
 		t.Errorf("enrol without a binding: %v", err)
 	}
 	// A chain of somebody else's authority.

@@ -20,8 +20,9 @@ type registered struct {
 	Created  time.Time // of an entry from the API
 }
 
-// fromFile reports where the entry comes from.
+// fromFile and applied report where the entry comes from.
 func (r registered) fromFile() bool { return strings.HasPrefix(r.ID, fileID) }
+func (r registered) applied() bool  { return strings.HasPrefix(r.ID, applyID) }
 
 func (r registered) expired(now time.Time) bool { return !r.Expires.IsZero() && !now.Before(r.Expires) }
 
@@ -33,12 +34,21 @@ type directory struct {
 	children map[spiffeid.ID][]string    // parent -> entry IDs, sorted
 	agents   map[spiffeid.ID]spiffeid.ID // node ID -> its agent ID
 	nodes    map[spiffeid.ID]spiffeid.ID // agent ID -> its node ID
+	wire     *wire
+	revision [32]byte // of all entries; set by sort
+}
+
+// CheckEntries returns why the entries of files cannot be in force together, or nil.
+// Errors match ErrEntry and name each.
+func CheckEntries(td spiffeid.TrustDomain, entries []Entry) error {
+	_, err := newDirectory(td, entries)
+	return err
 }
 
 // newDirectory indexes the entries of files.
 func newDirectory(td spiffeid.TrustDomain, entries []Entry) (*directory, error) {
 	d := &directory{td: td, byID: map[string]registered{}, byWhat: map[[32]byte]string{}, children: map[spiffeid.ID][]string{},
-		agents: map[spiffeid.ID]spiffeid.ID{}, nodes: map[spiffeid.ID]spiffeid.ID{}}
+		agents: map[spiffeid.ID]spiffeid.ID{}, nodes: map[spiffeid.ID]spiffeid.ID{}, wire: &wire{}}
 	var errs []error
 	for i, e := range entries {
 		if err := d.add(registered{Entry: e}); err != nil {
@@ -85,11 +95,20 @@ func (d *directory) sort() {
 	for _, ids := range d.children {
 		slices.Sort(ids)
 	}
+	sum := sha256.New()
+	for _, id := range d.ids() {
+		fmt.Fprintln(sum, id, d.byID[id].Revision)
+	}
+	sum.Sum(d.revision[:0])
 }
 
 // what is the same for two entries that say the same of the same.
 func (e Entry) what() [32]byte {
-	b, err := statement.Marshal([]any{e.SPIFFEID.String(), e.ParentID.String(), slices.Sorted(slices.Values(e.Selectors))})
+	selectors := slices.Sorted(slices.Values(e.Selectors))
+	if e.isNode() {
+		selectors = nil // it may or may not show nodeSelector by now
+	}
+	b, err := statement.Marshal([]any{e.SPIFFEID.String(), e.ParentID.String(), selectors})
 	if err != nil {
 		panic(err) // strings: always encodes
 	}

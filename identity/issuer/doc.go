@@ -6,22 +6,25 @@
 //
 //	Agent/AttestAgent           no client certificate   evidence in, agent SVID out
 //	Bundle/GetBundle            no client certificate   the region's X.509 roots and JWT keys
-//	Bundle/GetFederatedBundle   agent or node SVID      another region's X.509 roots, from its trust record
+//	Bundle/GetFederatedBundle   agent or node SVID      another region's X.509 roots and JWT keys, from its trust record
 //	Agent/RenewAgent            agent SVID              only for what cannot attest again
 //	Agent/PostStatus            agent SVID
 //	Entry/GetAuthorizedEntries  agent or node SVID      what the caller may ask SVIDs for
 //	Entry/SyncAuthorizedEntries agent or node SVID      the same, by pages of 500
 //	SVID/BatchNewX509SVID       agent or node SVID      at most 500 a call
 //	SVID/NewJWTSVID             agent or node SVID      a bearer token, for the audience named
-//	Issuer/Enrol                agent SVID              epoch certificates, AK endorsement, trust records
+//	Issuer/TrustRecords         no client certificate   all regions' trust records: they prove themselves
+//	Issuer/Enrol                agent SVID              epoch certificates, AK endorsement, trust records, policy in force
 //	Issuer/CertifyDevID         agent SVID              a DevID certificate, for a stock SPIRE server to judge
 //
 // Every other method of those services answers Unimplemented. TLS is 1.3 without
 // tickets; the server is spiffe://<trust domain>/spire/server, certified by its
 // own root, renewed at half of its life. A client certificate of a foreign or
 // unknown root ends the handshake; an own one that expired is told so per call
-// (AGENT_EXPIRED), as SPIRE does. The certificate is verified again in every
-// call, so a long connection outlives neither an expiry nor a ban.
+// (AGENT_EXPIRED), as SPIRE does. A connection remembers that its certificate
+// verified, under which authorities and until when; every call compares, and asks
+// the store and the standing anew. So a long connection outlives neither an expiry,
+// nor a change of the bundle, nor a ban.
 //
 // # The operator's socket
 //
@@ -31,10 +34,23 @@
 // eviction hold from the next call on, on live connections too. Every change is a
 // leaf, admin.action.
 //
-// Entries come from files and from the socket. Those of files have IDs that begin
-// with "file-", change only with the files, and win: an entry of the socket that
-// contradicts one is kept and out of force. An entry below /spire/server is an
-// alias: an ID of every agent that shows its selectors.
+// # Entries
+//
+// An entry has one of three owners, and its ID says which:
+//
+//	file-<content>    the files of the configuration: changes only with them, and wins
+//	apply-<content>   Apply: changes only with what is applied, and can be deleted
+//	any other         the operator's socket: created, changed and deleted there
+//
+// Apply makes the applied entries say what a list says, in one transaction or not at
+// all. Applying a list again changes nothing. An entry takes the place of the one
+// that it cannot stand beside: of the same ID, parent and selectors, of the same
+// node, of the same machine. With Prune the list is the whole of what is applied. An
+// entry of the store that one of the files contradicts, or says too, is kept and out
+// of force until it is gone from the files.
+//
+// An entry below /spire/server is an alias: an ID of every agent that shows its
+// selectors.
 //
 // # Rotation
 //
@@ -50,7 +66,9 @@
 //	tpm_devid       SPIRE's: a DevID of the operator's in a TPM; with our key binding
 //	                also the CSR's key, without it no epoch certificate
 //	x509pop         SPIRE's: a certificate of the operator's; `unattested`
-//	join_token      SPIRE's: once; `unattested`
+//	join_token      SPIRE's: once, or until its answer has arrived; `unattested`
+//
+// Policy judges what was proved: TPM.Appraise for bailiwick_tpm, [Judged] for the rest.
 //
 // # Nested
 //
@@ -61,6 +79,23 @@
 // ends later than the one in use and leads to an anchor that was in the bundle
 // before. While the upstream is away, the issuer goes on until its authority ends.
 // JWT keys are ours, and published upstream.
+//
+// # Several issuers of a region
+//
+// Each has its own roots and keys, agents, spent tokens, and entries of its socket; the
+// trust record names the roots of all, and entries of files are the same everywhere.
+// What must be one in the region is the authority's: epochs ([Epochs]) and AK
+// endorsements. While that is away (ErrAuthorityAway) SVIDs are issued all the same, and
+// Enrol answers Unavailable. Bundles have the roots of the other issuers by the trust
+// record, and their JWT keys by Config.Others. Bans and evictions are the region's:
+// Config.Barred tells of those here, and those of the others come by Config.Standing and
+// [Server.Forget].
+//
+// An SVID of another issuer's is genuine and its agent unknown: its holder is told to
+// attest here. So evidence that may be shown again (a TPM's, x509pop) is good at every
+// issuer. A join token is good at one, and what it gave at all: an agent that cannot
+// attest again is taken over by its SVID, as long as that is valid and newer than what is
+// known of it here, and nobody evicted or banned it. The trail tells.
 //
 // # Names
 //
@@ -82,8 +117,11 @@
 // Bucket issuer/agents holds one record for each agent ID: what was attested,
 // which serial number is the active one, whether it is banned. Bucket
 // issuer/tokens holds join tokens that are spent, issuer/tokens-made those of the
-// socket by hash and expiry, issuer/entries its entries, and issuer/live until
-// when what each authority signed for each ID is valid.
+// socket by hash and expiry, issuer/entries its entries, issuer/evicted who
+// was evicted of late, issuer/bundles the sequence number of each trust domain's
+// bundle, which grows with every change, issuer/retired the roots that were
+// retired, and issuer/live until when what each authority signed for each ID is
+// valid.
 //
 // Keys are files of mode 0600 in one folder. Each root or JWT key has a file of
 // its own; authorities.json says which of them is prepared, active or old:
@@ -96,6 +134,19 @@
 // they sign. JWT keys live seven days and rotate by themselves; a root lives five
 // years, and the operator rotates it, for other regions learn it by a record that
 // is signed offline.
+//
+// # A root in the TPM
+//
+// With [OpenCA] the key of the root, and of those that a rotation prepares, may be in a
+// [Device]: made there, and not to be had from there. Its file holds a DEVICE KEY
+// block, of no use anywhere else. TPMs sign slowly, so it signs one certificate in 12
+// hours: an intermediate of 24, whose key is in memory only and that signs SVIDs; they
+// end with it. Whoever verifies knows the root and gets the intermediate with the SVID.
+// Issuing waits for the TPM at the start, and goes on up to 12 hours without it.
+//
+// A root is lost with its TPM (ErrRootLost). So a region has a second issuer with a
+// root of its own, which its trust record names beside the first; the authority's
+// nodes renew there, and the lost root is dropped from the next record.
 //
 // # JWT-SVIDs
 //

@@ -23,16 +23,26 @@ type issuerAPI struct {
 	*Server
 }
 
+// TrustRecords gives the trust records to anybody: nobody believes them for who sent
+// them.
+func (s issuerAPI) TrustRecords(context.Context, *issuerv1.TrustRecordsRequest) (*issuerv1.TrustRecordsResponse, error) {
+	out := &issuerv1.TrustRecordsResponse{}
+	if s.cfg.TrustRecords != nil {
+		out.TrustRecords = s.cfg.TrustRecords()
+	}
+	return out, nil
+}
+
 // Enrol gives an attested node its epoch certificates, the endorsement of its
 // AK, and the trust records.
 func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issuerv1.EnrolResponse, error) {
 	now := time.Now()
-	c, err := s.caller(ctx, now)
+	c, err := s.recognise(ctx, now)
 	if err != nil {
-		return nil, s.refuse("epoch", c.id, c.id, err)
+		return nil, s.refuse("epoch", c, c.id, err)
 	}
 	refuse := func(code codes.Code, format string, args ...any) error {
-		return s.refuse("epoch", c.id, c.node.SPIFFEID, status.Errorf(code, format, args...))
+		return s.refuse("epoch", c, c.node.SPIFFEID, status.Errorf(code, format, args...))
 	}
 	if !isAgent(c.id) {
 		return nil, refuse(codes.PermissionDenied, "enrolment needs the agent SVID, not that of %s", c.id)
@@ -56,15 +66,19 @@ func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issu
 	}
 	feedHash := sha256.Sum256(der)
 	grant, err := s.cfg.Epochs.Allocate(ctx, EpochRequest{
-		ID: c.node.SPIFFEID, FeedKeyHash: feedHash, Class: c.node.Class, Attested: c.record.TPM, Have: req.GetEpoch(), Floor: c.record.Epoch,
+		ID: c.node.SPIFFEID, FeedKeyHash: feedHash, Class: c.node.Class, Attested: c.record.TPM, Have: req.GetEpoch(),
+		Floor: max(c.record.Epoch, req.GetCounter()), // tpm_devid attests no counters
 	})
 	if err != nil {
-		return nil, refuse(codes.FailedPrecondition, "the authority allocates no epoch: %v", err)
+		return nil, refuse(codeOf(err), "the authority allocates no epoch: %v", err)
 	}
 	class := grant.Class
 	out := &issuerv1.EnrolResponse{SpiffeId: c.node.SPIFFEID.String(), LimitsClass: class}
 	if s.cfg.TrustRecords != nil {
 		out.TrustRecords = s.cfg.TrustRecords()
+	}
+	if s.cfg.PolicyHeads != nil {
+		out.PolicyHeads = s.cfg.PolicyHeads(c.node.SPIFFEID)
 	}
 	var leaves []issueLeaf
 	for i, n := range []uint64{grant.Current, grant.Spare} {
@@ -85,15 +99,15 @@ func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issu
 	if len(c.record.AK) > 0 {
 		e, err := s.endorsement(c, now)
 		if err == nil {
-			out.AkEndorsement, err = endorse.Sign(s.cfg.Authority, e)
+			out.AkEndorsement, err = s.cfg.Endorse(ctx, e)
 		}
 		if err != nil {
-			return nil, status.Errorf(codes.Internal, "AK endorsement: %v", err)
+			return nil, refuse(codeOf(err), "AK endorsement: %v", err)
 		}
 		ak := sha256.Sum256(c.record.AK)
 		leaves = append(leaves, issueLeaf{What: "endorsement", To: c.id.String(), ID: c.node.SPIFFEID.String(), Key: ak[:], NotAfter: e.Expires.Unix()})
 	}
-	err = s.cfg.Store.Update(func(tx *store.Tx) error {
+	err = s.record(c, func(tx *store.Tx) error {
 		for _, l := range leaves {
 			if err := l.write(tx); err != nil {
 				return err
@@ -108,6 +122,17 @@ func (s issuerAPI) Enrol(ctx context.Context, req *issuerv1.EnrolRequest) (*issu
 		s.issued.WithLabelValues(l.What).Inc()
 	}
 	return out, nil
+}
+
+// codeOf tells an authority that is away, for a while, or says later, from one that says no.
+func codeOf(err error) codes.Code {
+	switch {
+	case errors.Is(err, ErrAuthorityAway):
+		return codes.Unavailable
+	case errors.Is(err, ErrEpochsLater):
+		return codes.ResourceExhausted
+	}
+	return codes.FailedPrecondition
 }
 
 func (s *Server) issueEpoch(req epoch.Request) ([]byte, error) {

@@ -23,6 +23,7 @@ var (
 	errSame     = errors.New("an entry says the same already")
 	errNoEntry  = errors.New("no such entry")
 	errFileOnly = errors.New("the entry comes from a file: change it there")
+	errApplied  = errors.New("the entry was applied: apply it anew, or delete it")
 )
 
 // storedEntry is an entry from the API, as kept in the store under its ID.
@@ -38,13 +39,14 @@ type storedEntry struct {
 	Hint      string   `cbor:"9,keyasint"`
 	Revision  int64    `cbor:"10,keyasint"`
 	Created   int64    `cbor:"11,keyasint"`
+	Class     string   `cbor:"12,keyasint,omitempty"`
 }
 
 func (r registered) put(tx *store.Tx) error {
 	w := storedEntry{
 		SPIFFEID: r.SPIFFEID.String(), ParentID: r.ParentID.String(), Selectors: r.Selectors, X509TTL: int64(r.X509TTL / time.Second),
 		JWTTTL: int64(r.JWTTTL / time.Second), Federates: tdNames(r.FederatesWith), DNSNames: r.DNSNames, Hint: r.Hint,
-		Revision: r.Revision, Created: r.Created.Unix(),
+		Revision: r.Revision, Created: r.Created.Unix(), Class: r.Class,
 	}
 	if r.isNode() {
 		w.Selectors = nil
@@ -66,7 +68,7 @@ func readEntry(id string, b []byte) (registered, error) {
 	}
 	r := registered{ID: id, Revision: w.Revision, Created: time.Unix(w.Created, 0), Entry: Entry{
 		Selectors: w.Selectors, X509TTL: time.Duration(w.X509TTL) * time.Second, JWTTTL: time.Duration(w.JWTTTL) * time.Second,
-		DNSNames: w.DNSNames, Hint: w.Hint,
+		DNSNames: w.DNSNames, Hint: w.Hint, Class: w.Class,
 	}}
 	var err error
 	if r.SPIFFEID, err = spiffeid.FromString(w.SPIFFEID); err != nil {
@@ -109,26 +111,25 @@ func (s *Server) SetEntries(entries []Entry) error {
 
 // index builds the directory of the files' entries and those in the store.
 func (s *Server) index(tx *store.Tx, files []Entry) (*directory, error) {
+	stored, err := readEntries(tx)
+	if err != nil {
+		return nil, err
+	}
+	return s.indexOf(stored, files)
+}
+
+func (s *Server) indexOf(stored []registered, files []Entry) (*directory, error) {
 	d, err := newDirectory(s.td, files)
 	if err != nil {
 		return nil, err
 	}
-	tx.Range(entriesBucket, nil, func(k, v []byte) bool {
-		var r registered
-		if r, err = readEntry(string(k), v); err != nil {
-			err = fmt.Errorf("stored entry %s: %w", k, err)
-			return false
-		}
-		if other, ok := d.byWhat[r.what()]; ok && d.byID[other].fromFile() {
-			return true // the file says the same
-		}
-		if refused := d.add(r); refused != nil {
+	for _, r := range stored {
+		if refused := d.take(r); refused != nil {
 			s.log.Warn("entry of the API is out of force: files contradict it", "entry", r.ID, "id", r.SPIFFEID, "err", refused)
 		}
-		return true
-	})
+	}
 	d.sort()
-	return d, err
+	return d, nil
 }
 
 // edit is a change of entries through the API: it says what to do with each, and
@@ -171,16 +172,16 @@ func (s *Server) create(id string, e Entry, now time.Time) *edit {
 		if other, ok := d.byWhat[e.what()]; ok {
 			return d.byID[other], errSame
 		}
-		if len(d.byID) >= maxEntries {
-			return registered{}, fmt.Errorf("%w: there are %d already", ErrEntry, maxEntries)
+		if len(d.byID) >= s.maxEntries {
+			return registered{}, fmt.Errorf("%w: there are %d already", ErrEntry, s.maxEntries)
 		}
 		if id == "" {
 			random := make([]byte, 16)
 			rand.Read(random) // crypto/rand does not fail
 			id = hex.EncodeToString(random)
 		}
-		if len(id) > maxEntryID || strings.HasPrefix(id, fileID) || strings.ContainsFunc(id, notInID) {
-			return registered{}, fmt.Errorf("%w: ID %q: want up to %d letters, digits, dots, dashes and underscores, not beginning with %s", ErrEntry, id, maxEntryID, fileID)
+		if len(id) > maxEntryID || strings.HasPrefix(id, fileID) || strings.HasPrefix(id, applyID) || strings.ContainsFunc(id, notInID) {
+			return registered{}, fmt.Errorf("%w: ID %q: want up to %d letters, digits, dots, dashes and underscores, not beginning with %s or %s", ErrEntry, id, maxEntryID, fileID, applyID)
 		}
 		if tx.Get(entriesBucket, []byte(id)) != nil {
 			return d.byID[id], errSame
@@ -197,6 +198,9 @@ func (s *Server) create(id string, e Entry, now time.Time) *edit {
 func (s *Server) update(id string, alter func(*Entry) error) *edit {
 	return &edit{do: func(tx *store.Tx, d *directory) (registered, error) {
 		r, err := stored(tx, d, id)
+		if err == nil && r.applied() {
+			err = errApplied
+		}
 		if err != nil {
 			return r, err
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -23,8 +24,12 @@ var ErrEntry = errors.New("registration entry refused")
 // attestor says it, so no workload can ever match a node's own name.
 const nodeSelector = "bailiwick:node"
 
-// fileID begins the IDs of entries that come from files.
-const fileID = "file-"
+// What begins the IDs of entries that come from the configuration's files, and of
+// those that were applied. Both are named by their content.
+const (
+	fileID  = "file-"
+	applyID = "apply-"
+)
 
 // Entry gives SPIFFEID to whoever holds ParentID and, for a workload, shows all
 // the selectors.
@@ -99,6 +104,8 @@ func (e Entry) check(td spiffeid.TrustDomain) error {
 		return fmt.Errorf("id is not in %s", td)
 	case strings.HasPrefix(e.SPIFFEID.Path(), "/spire/"):
 		return errors.New("id: /spire/ is reserved")
+	case len(e.SPIFFEID.String()) > maxID:
+		return fmt.Errorf("id: has %d bytes, at most %d", len(e.SPIFFEID.String()), maxID)
 	case e.ParentID.TrustDomain() != td || e.ParentID.Path() == "" || e.ParentID == e.SPIFFEID:
 		return fmt.Errorf("parent: %q is no other ID in %s", e.ParentID, td)
 	case err == nil && !isAgent(e.ParentID):
@@ -123,5 +130,20 @@ func (e Entry) check(td spiffeid.TrustDomain) error {
 			return fmt.Errorf("selectors: %q, want type:value such as unix:uid:1000", s)
 		}
 	}
+	for _, name := range e.DNSNames {
+		if !dnsName.MatchString(name) || len(name) > maxDNSName {
+			return fmt.Errorf("DNS names: %.64q is none: letters, digits, hyphens and dots, at most %d bytes", name, maxDNSName)
+		}
+	}
 	return nil
 }
+
+// maxID is how long a SPIFFE ID that somebody gives may be, in bytes (SPIFFE-ID §2.3).
+const maxID = 2048
+
+// maxDNSName bounds a DNS name, in bytes (RFC 1035 §2.3.4).
+const maxDNSName = 253
+
+// dnsName is a name that verifiers compare with a host's (RFC 6125 §6.4): labels, the
+// first of which may be a star. As in SPIRE, underscores are letters.
+var dnsName = regexp.MustCompile(`^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*$`)

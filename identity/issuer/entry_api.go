@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -57,17 +58,16 @@ func (s entryAPI) SyncAuthorizedEntries(stream entryv1.Entry_SyncAuthorizedEntri
 	}
 	d := s.entries.Load() // one view for the whole stream
 	ids := c.reach(d)
+	send := func(p page) error { return stream.SendMsg(p) }
 	if len(ids) <= pageSize {
-		return send(stream, d, ids, mask)
+		return d.pages(ids, mask, send)
 	}
-	allowed := make(map[string]bool, len(ids))
-	for page := ids; len(page) > 0; page = page[min(pageSize, len(page)):] {
-		out := &entryv1.SyncAuthorizedEntriesResponse{More: len(page) > pageSize}
-		for _, id := range page[:min(pageSize, len(page))] {
-			allowed[id] = true
-			out.EntryRevisions = append(out.EntryRevisions, revision(d.byID[id]))
-		}
-		if err := stream.Send(out); err != nil {
+	revisions, err := c.on.revisions(d, ids)
+	if err != nil {
+		return status.Error(codes.Internal, err.Error())
+	}
+	for _, p := range revisions {
+		if err := send(p); err != nil {
 			return err
 		}
 	}
@@ -85,40 +85,21 @@ func (s entryAPI) SyncAuthorizedEntries(stream entryv1.Entry_SyncAuthorizedEntri
 			return err
 		}
 		var want []string
+		next := 0 // who lacks all asks in the order it was told
 		for _, id := range req.GetIds() {
-			if allowed[id] {
+			allowed := next < len(ids) && ids[next] == id
+			if !allowed {
+				next, allowed = slices.BinarySearch(ids, id)
+			}
+			if allowed {
 				want = append(want, id)
+				next++
 			}
 		}
-		if err := send(stream, d, want, mask); err != nil {
+		if err := d.pages(want, mask, send); err != nil {
 			return err
 		}
 	}
-}
-
-// send answers with the entries in pages, with one empty page if there are none.
-func send(stream entryv1.Entry_SyncAuthorizedEntriesServer, d *directory, ids []string, mask *types.EntryMask) error {
-	for {
-		n := min(pageSize, len(ids))
-		out := &entryv1.SyncAuthorizedEntriesResponse{More: len(ids) > n}
-		for _, id := range ids[:n] {
-			out.Entries = append(out.Entries, entryMessage(d.byID[id], mask))
-		}
-		if err := stream.Send(out); err != nil {
-			return err
-		}
-		if ids = ids[n:]; len(ids) == 0 {
-			return nil
-		}
-	}
-}
-
-func revision(e registered) *entryv1.EntryRevision {
-	r := &entryv1.EntryRevision{Id: e.ID, RevisionNumber: e.Revision}
-	if !e.Created.IsZero() {
-		r.CreatedAt = e.Created.Unix()
-	}
-	return r
 }
 
 // entryMessage shows an entry; a nil mask shows all of it.

@@ -3,6 +3,7 @@ package issuer_test
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
@@ -68,6 +69,13 @@ func TestSetEntries(t *testing.T) {
 		"two machines, one ID":  {{SPIFFEID: n1, ParentID: agent}, {SPIFFEID: n1, ParentID: id("/spire/agent/fake/m2")}},
 		"one machine, two IDs":  {{SPIFFEID: n1, ParentID: agent}, {SPIFFEID: id("/node/n2"), ParentID: agent}},
 		"twice":                 {{SPIFFEID: shop, ParentID: n1, Selectors: []string{"unix:uid:1"}}, {SPIFFEID: shop, ParentID: n1, Selectors: []string{"unix:uid:1"}}},
+		"2049 bytes":            {{SPIFFEID: id("/workload/" + strings.Repeat("a", 2049-len(east.IDString())-len("/workload/"))), ParentID: n1, Selectors: []string{"unix:uid:1"}}},
+		"DNS name with a space": {{SPIFFEID: shop, ParentID: n1, Selectors: []string{"unix:uid:1"}, DNSNames: []string{"shop", "a b"}}},
+		"DNS name of any host":  {{SPIFFEID: shop, ParentID: n1, Selectors: []string{"unix:uid:1"}, DNSNames: []string{"*"}}},
+		"DNS name with a port":  {{SPIFFEID: shop, ParentID: n1, Selectors: []string{"unix:uid:1"}, DNSNames: []string{"shop.internal:443"}}},
+		"DNS label too long":    {{SPIFFEID: shop, ParentID: n1, Selectors: []string{"unix:uid:1"}, DNSNames: []string{strings.Repeat("a", 64)}}},
+		"DNS name too long":     {{SPIFFEID: shop, ParentID: n1, Selectors: []string{"unix:uid:1"}, DNSNames: []string{strings.Repeat("a.", 127)}}},
+		"DNS name without end":  {{SPIFFEID: shop, ParentID: n1, Selectors: []string{"unix:uid:1"}, DNSNames: []string{"shop."}}},
 		"trust domain as an ID": {{SPIFFEID: east.ID(), ParentID: n1, Selectors: []string{"unix:uid:1"}}},
 	} {
 		if err := r.server.SetEntries(entries); !errors.Is(err, issuer.ErrEntry) {
@@ -81,7 +89,7 @@ func TestSetEntries(t *testing.T) {
 	// A cycle is no danger.
 	a, b := id("/workload/a"), id("/workload/b")
 	err := r.server.SetEntries([]issuer.Entry{
-		{SPIFFEID: n1, ParentID: agent}, {SPIFFEID: a, ParentID: n1, Selectors: []string{"unix:uid:1"}},
+		{SPIFFEID: n1, ParentID: agent}, {SPIFFEID: a, ParentID: n1, Selectors: []string{"unix:uid:1"}, DNSNames: []string{"a", "_db.A-1.internal", "*.a.internal"}},
 		{SPIFFEID: b, ParentID: a, Selectors: []string{"unix:uid:1"}}, {SPIFFEID: a, ParentID: b, Selectors: []string{"unix:uid:1"}},
 	})
 	if err != nil {

@@ -74,7 +74,7 @@ func newRegion(t *testing.T, change func(*issuer.Config)) *region {
 	}
 	t.Cleanup(func() { r.store.Close() })
 	cfg := issuer.Config{
-		CA: r.ca, RecordRoot: r.root, Authority: r.authority, Store: r.store, Epochs: fixedEpochs{}, Standing: r.standing,
+		CA: r.ca, RecordRoot: r.root, Endorse: issuer.EndorseWith(r.authority), Store: r.store, Epochs: fixedEpochs{}, Standing: r.standing,
 		Attestors: []issuer.Attestor{r.tokens, r.machine}, Metrics: prometheus.NewRegistry(),
 		Entries: []issuer.Entry{
 			{SPIFFEID: n1, ParentID: r.machine.id()},
@@ -82,6 +82,7 @@ func newRegion(t *testing.T, change func(*issuer.Config)) *region {
 			{SPIFFEID: id("/workload/other"), ParentID: id("/node/n2"), Selectors: []string{"unix:uid:1001"}},
 		},
 		TrustRecords: func() [][]byte { return [][]byte{{1}} },
+		PolicyHeads:  func(id spiffeid.ID) [][]byte { return [][]byte{[]byte(id.String()), nil, nil, nil} },
 	}
 	if change != nil {
 		change(&cfg)

@@ -19,6 +19,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
 	"github.com/bailiwick-mesh/bailiwick/identity/spire"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // The whole way of a node: attest, be named, get SVIDs, enrol.
@@ -58,7 +59,7 @@ func TestNode(t *testing.T) {
 		t.Errorf("profile: %s, %v, %v", leaf.Subject, leaf.ExtKeyUsage, leaf.KeyUsage)
 	}
 
-	en, err := c.Enrol(t.Context(), nil, 5, make([]byte, 32))
+	en, err := c.Enrol(t.Context(), nil, 5, make([]byte, 32), 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,7 +74,7 @@ func TestNode(t *testing.T) {
 	if err != nil || e.ID != n1 || !e.AK.Equal(&r.machine.ak.PublicKey) || e.NodeKey != sha256.Sum256(pkix(t, &r.machine.key.PublicKey)) || e.ResetCount != 3 {
 		t.Errorf("endorsement %+v, %v", e, err)
 	}
-	if en.Node != n1 || en.Class != "node" || len(en.TrustRecords) != 1 {
+	if en.Node != n1 || en.Class != "node" || len(en.TrustRecords) != 1 || len(en.PolicyHeads) != spire.MaxPolicyHeads || string(en.PolicyHeads[0]) != n1.String() {
 		t.Errorf("%+v", en)
 	}
 
@@ -82,7 +83,7 @@ func TestNode(t *testing.T) {
 	if entries, err := nc.Entries(t.Context(), nil); err != nil || len(entries) != 1 || entries[0].SPIFFEID != shop {
 		t.Errorf("entries of the node: %v, %v", entries, err)
 	}
-	if _, err := nc.Enrol(t.Context(), nil, 0, nil); !errors.Is(err, spire.ErrRefused) {
+	if _, err := nc.Enrol(t.Context(), nil, 0, nil, 0); !errors.Is(err, spire.ErrRefused) {
 		t.Errorf("enrol with the node SVID: %v", err)
 	}
 	want := map[string]int{"issuer.attest true": 1, "issuer.issue agent": 1, "issuer.issue node": 1, "issuer.issue workload": 1,
@@ -116,11 +117,11 @@ func TestAttestationRefused(t *testing.T) {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}
-	if _, err := spire.Attest(t.Context(), r.cfg, unknownType{}, newKey(t)); !errors.Is(err, spire.ErrRefused) {
+	if _, err := spire.Attest(t.Context(), r.cfg, unknownType{}, newKey(t)); !errors.Is(err, spire.ErrRefused) || !strings.Contains(err.Error(), "FailedPrecondition") {
 		t.Errorf("unknown type: %v", err)
 	}
 	got := r.leaves()
-	if got["issuer.attest false"] != 4 || got["issuer.issue agent"] != 0 { // the oversized message never arrives
+	if got["issuer.attest false"] != 5 || got["issuer.issue agent"] != 0 { // the oversized message never arrives
 		t.Errorf("trail: %v", got)
 	}
 }
@@ -161,18 +162,18 @@ func TestSVIDRefused(t *testing.T) {
 func TestEnrolRefused(t *testing.T) {
 	r := newRegion(t, nil)
 	c, _ := r.attest()
-	if _, err := c.Enrol(t.Context(), &newKey(t).PublicKey, 0, nil); !errors.Is(err, spire.ErrRefused) {
+	if _, err := c.Enrol(t.Context(), &newKey(t).PublicKey, 0, nil, 0); !errors.Is(err, spire.ErrRefused) {
 		t.Errorf("another feed key: %v", err)
 	}
-	if _, err := c.Enrol(t.Context(), nil, 99, nil); !errors.Is(err, spire.ErrRefused) || !strings.Contains(err.Error(), "probation") {
+	if _, err := c.Enrol(t.Context(), nil, 99, nil, 0); !errors.Is(err, spire.ErrRefused) || !strings.Contains(err.Error(), "probation") {
 		t.Errorf("the authority's no: %v", err)
 	}
-	if _, err := c.Enrol(t.Context(), nil, 0, []byte{1}); !errors.Is(err, spire.ErrRefused) {
+	if _, err := c.Enrol(t.Context(), nil, 0, []byte{1}, 0); !errors.Is(err, spire.ErrRefused) {
 		t.Errorf("previous head of one byte: %v", err)
 	}
 	r.machine.name = "m2"
 	c, _ = r.attest()
-	if _, err := c.Enrol(t.Context(), nil, 0, nil); !errors.Is(err, spire.ErrRefused) || !strings.Contains(err.Error(), "name") {
+	if _, err := c.Enrol(t.Context(), nil, 0, nil, 0); !errors.Is(err, spire.ErrRefused) || !strings.Contains(err.Error(), "name") {
 		t.Errorf("a machine without an entry: %v", err)
 	}
 }
@@ -200,15 +201,28 @@ func TestJoinToken(t *testing.T) {
 	if err != nil || a.SVID.ID != agent || a.Reattest {
 		t.Fatal(a, err)
 	}
-	if _, err := spire.Attest(t.Context(), r.cfg, token, key); !errors.Is(err, spire.ErrRefused) {
+	if _, err := spire.Attest(t.Context(), r.cfg, token, newKey(t)); !errors.Is(err, spire.ErrRefused) {
 		t.Errorf("replayed token: %v", err)
 	}
+	lost := r.dial(a)
+	if a, err = spire.Attest(t.Context(), r.cfg, token, key); err != nil {
+		t.Errorf("the answer was lost, and the same key asks again: %v", err)
+	}
 	c := r.dial(a)
-	if _, err := c.Enrol(t.Context(), nil, 0, nil); !errors.Is(err, spire.ErrRefused) {
+	if err := c.PostStatus(t.Context(), 1, ""); err != nil {
+		t.Error(err)
+	}
+	if _, err := spire.Attest(t.Context(), r.cfg, token, key); !errors.Is(err, spire.ErrRefused) {
+		t.Errorf("replayed token, after its answer arrived: %v", err)
+	}
+	if err := lost.PostStatus(t.Context(), 1, ""); !errors.Is(err, spire.ErrMustAttest) {
+		t.Errorf("what the lost answer held: %v", err)
+	}
+	if _, err := c.Enrol(t.Context(), nil, 0, nil, 0); !errors.Is(err, spire.ErrRefused) {
 		t.Errorf("no feed key: %v", err)
 	}
 	feed := newKey(t)
-	en, err := c.Enrol(t.Context(), &feed.PublicKey, 0, nil)
+	en, err := c.Enrol(t.Context(), &feed.PublicKey, 0, nil, 0)
 	if err != nil || en.Class != "unattested" || len(en.Endorsement) != 0 {
 		t.Fatal(en, err)
 	}
@@ -254,7 +268,7 @@ func TestOneActiveSVID(t *testing.T) {
 	if err := fresh.PostStatus(t.Context(), 1, ""); !errors.Is(err, spire.ErrBanned) {
 		t.Errorf("banned, on a live connection: %v", err)
 	}
-	if _, err := spire.Attest(t.Context(), r.cfg, r.machine, r.machine.key); !errors.Is(err, spire.ErrBanned) {
+	if _, err := spire.Attest(t.Context(), r.cfg, r.machine, r.machine.key); !errors.Is(err, spire.ErrRefused) || !strings.Contains(err.Error(), "is banned") {
 		t.Errorf("banned, attesting: %v", err)
 	}
 	if err := r.server.Unban(a.SVID.ID, "found"); err != nil {
@@ -271,7 +285,7 @@ func TestQuarantinedGetNothing(t *testing.T) {
 	c, _ := r.attest()
 	node := r.entry(c, n1)
 	r.quarantine(n1)
-	if _, err := c.Enrol(t.Context(), nil, 0, nil); !errors.Is(err, spire.ErrRefused) || !strings.Contains(err.Error(), "quarantined") {
+	if _, err := c.Enrol(t.Context(), nil, 0, nil, 0); !errors.Is(err, spire.ErrRefused) || !strings.Contains(err.Error(), "quarantined") {
 		t.Errorf("enrol: %v", err)
 	}
 	if _, err := c.NewX509SVIDs(t.Context(), []spire.Request{{EntryID: node.ID, ID: n1, Key: r.machine.key}}); !errors.Is(err, spire.ErrRefused) {
@@ -342,7 +356,7 @@ func TestExpiredIsToldSo(t *testing.T) {
 
 func TestNewNamesAllThatIsMissing(t *testing.T) {
 	_, err := issuer.New(issuer.Config{})
-	for _, part := range []string{"CA", "record root", "authority key", "epochs", "store", "standing"} {
+	for _, part := range []string{"CA", "record root", "endorsements", "epochs", "store", "standing"} {
 		if !errors.Is(err, issuer.ErrConfig) || !strings.Contains(err.Error(), part) {
 			t.Errorf("%s is not named in: %v", part, err)
 		}
@@ -361,4 +375,80 @@ func TestGarbage(t *testing.T) {
 		io.WriteString(conn, say)
 	}
 	r.attest()
+}
+
+// A connection remembers that its certificate verified, and nothing of standing.
+func TestNextCallOfALiveConnection(t *testing.T) {
+	for _, c := range []struct {
+		name string
+		do   func(*region, spiffeid.ID) error
+		want error
+	}{
+		{"quarantined agent", func(r *region, agent spiffeid.ID) error { r.quarantine(agent); return nil }, spire.ErrRefused},
+		{"quarantined node", func(r *region, _ spiffeid.ID) error { r.quarantine(n1); return nil }, spire.ErrRefused},
+		{"banned", func(r *region, agent spiffeid.ID) error { return r.server.Ban(agent, "stolen") }, spire.ErrBanned},
+		{"evicted", func(r *region, agent spiffeid.ID) error { return r.server.Evict(agent, "lost") }, spire.ErrMustAttest},
+		{"attested anew elsewhere", func(r *region, _ spiffeid.ID) error { r.attest(); return nil }, spire.ErrMustAttest},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			r := newRegion(t, nil)
+			client, a := r.attest()
+			work := r.entry(client, shop)
+			calls := map[string]func() error{
+				"X.509": func() error {
+					_, err := client.NewX509SVIDs(t.Context(), []spire.Request{{EntryID: work.ID, ID: shop, Key: newKey(t)}})
+					return err
+				},
+				"JWT":     func() error { _, err := client.NewJWTSVID(t.Context(), work.ID, shop, []string{"a"}); return err },
+				"entries": func() error { _, err := client.Entries(t.Context(), nil); return err },
+				"enrol":   func() error { _, err := client.Enrol(t.Context(), nil, 0, nil, 0); return err },
+			}
+			for name, call := range calls {
+				for range 2 { // the second is remembered
+					if err := call(); err != nil {
+						t.Fatalf("%s before: %v", name, err)
+					}
+				}
+			}
+			if err := c.do(r, a.SVID.ID); err != nil {
+				t.Fatal(err)
+			}
+			for name, call := range calls {
+				if err := call(); !errors.Is(err, c.want) {
+					t.Errorf("%s after: %v, want %v", name, err, c.want)
+				}
+			}
+		})
+	}
+	t.Run("entry taken away", func(t *testing.T) {
+		r := newRegion(t, nil)
+		client, _ := r.attest()
+		work := r.entry(client, shop)
+		if err := r.server.SetEntries([]issuer.Entry{{SPIFFEID: n1, ParentID: r.machine.id()}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := client.NewJWTSVID(t.Context(), work.ID, shop, []string{"a"}); !errors.Is(err, spire.ErrRefused) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// TestTrustRecordsForAnybody: who knows no root of the region gets the records.
+func TestTrustRecordsForAnybody(t *testing.T) {
+	r := newRegion(t, nil)
+	records, err := spire.TrustRecords(t.Context(), r.cfg.Addr)
+	if err != nil || len(records) != 1 || string(records[0]) != "\x01" {
+		t.Errorf("%v, %v", records, err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	nobody := l.Addr().String()
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := spire.TrustRecords(t.Context(), nobody); !errors.Is(err, spire.ErrUnreachable) {
+		t.Errorf("nobody answers: %v", err)
+	}
 }

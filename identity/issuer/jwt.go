@@ -19,9 +19,10 @@ const (
 	// DefaultJWTLifetime is how long a JWT-SVID is valid when its entry does not
 	// say. It is a bearer token: whoever reads it can use it.
 	DefaultJWTLifetime = 5 * time.Minute
+	// JWTKeyLifetime is how long a key that signs JWT-SVIDs is one.
+	JWTKeyLifetime = 7 * 24 * time.Hour
 
 	maxJWTLifetime = time.Hour
-	jwtKeyLifetime = 7 * 24 * time.Hour
 	maxAudiences   = 32
 	maxAudience    = 1024 // bytes
 )

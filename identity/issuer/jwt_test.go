@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -237,8 +238,9 @@ func TestFederatedBundle(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	known := records{{Region: "west", TrustDomain: west, X509Roots: []*x509.Certificate{other.Certificate()}, Version: 7,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}}
+	known := recordsOf(trust.Record{Region: "west", TrustDomain: west, X509Roots: []*x509.Certificate{other.Certificate()}, Version: 7,
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
+		JWTKeys: []trust.JWTKey{{ID: "now", Key: &newKey(t).PublicKey, NotAfter: time.Now().Add(time.Hour)}, {ID: "over", Key: &newKey(t).PublicKey, NotAfter: time.Now()}}})
 	r := newRegion(t, func(c *issuer.Config) {
 		c.Trust = known
 		c.Entries[1].FederatesWith = []spiffeid.TrustDomain{west}
@@ -248,26 +250,47 @@ func TestFederatedBundle(t *testing.T) {
 	if n, _ := b.SequenceNumber(); err != nil || n != 7 || !b.HasX509Authority(other.Certificate()) {
 		t.Errorf("%v, %v", b, err)
 	}
+	if keys := b.JWTAuthorities(); len(keys) != 1 || !known.all[0].JWTKeys[0].Key.Equal(keys["now"]) {
+		t.Errorf("JWT keys: %v", keys)
+	}
 	for _, td := range []string{"east.dev.example", "north.dev.example"} {
 		if _, err := c.FederatedBundle(t.Context(), spiffeid.RequireTrustDomainFromString(td)); !errors.Is(err, spire.ErrRefused) {
 			t.Errorf("%s: %v", td, err)
 		}
 	}
-	known[0].NotAfter = time.Now()
+	known.publish(func(r *trust.Record) { r.NotAfter = time.Now() })
 	if _, err := c.FederatedBundle(t.Context(), west); !errors.Is(err, spire.ErrRefused) {
 		t.Errorf("expired record: %v", err)
 	}
 }
 
 // records are trust records that somebody signed.
-type records []trust.Record
+type records struct {
+	mu  sync.Mutex
+	all []trust.Record
+}
 
-func (r records) Regions() []trust.Record { return r }
-func (r records) Record(td spiffeid.TrustDomain) (trust.Record, bool) {
-	for _, x := range r {
-		if x.TrustDomain == td {
-			return x, true
-		}
+func recordsOf(all ...trust.Record) *records { return &records{all: all} }
+
+// publish is the next version of the first.
+func (r *records) publish(change func(*trust.Record)) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	change(&r.all[0])
+	r.all[0].Version++
+}
+
+func (r *records) Regions() []trust.Record {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.all)
+}
+
+func (r *records) Record(td spiffeid.TrustDomain) (trust.Record, bool) {
+	all := r.Regions()
+	i := slices.IndexFunc(all, func(x trust.Record) bool { return x.TrustDomain == td })
+	if i < 0 {
+		return trust.Record{}, false
 	}
-	return trust.Record{}, false
+	return all[i], true
 }

@@ -59,7 +59,7 @@ func newJWT(now time.Time) (authority, error) {
 	if err != nil {
 		return authority{}, err
 	}
-	return jwtAuthority(key, now.Add(jwtKeyLifetime).Truncate(time.Second))
+	return jwtAuthority(key, now.Add(JWTKeyLifetime).Truncate(time.Second))
 }
 
 func jwtAuthority(key *ecdsa.PrivateKey, expires time.Time) (authority, error) {
@@ -69,7 +69,7 @@ func jwtAuthority(key *ecdsa.PrivateKey, expires time.Time) (authority, error) {
 	}
 	sum := sha256.Sum256(der)
 	id := hex.EncodeToString(sum[:16])
-	return authority{Authority: Authority{Kind: JWT, ID: id, NotAfter: expires}, file: "jwt-" + id + ".pem", key: key}, nil
+	return authority{Authority: Authority{Kind: JWT, ID: id, NotAfter: expires, Key: &key.PublicKey}, file: "jwt-" + id + ".pem", key: key}, nil
 }
 
 // save writes the key of a new authority.
@@ -129,11 +129,11 @@ func (now *authorities) saveState(dir string, before *authorities) error {
 }
 
 // loadState reads what saveState wrote, or a folder with svid-root.pem only.
-func loadState(dir string) (spiffeid.TrustDomain, *authorities, error) {
+func loadState(dir string, d Device) (spiffeid.TrustDomain, *authorities, error) {
 	var td spiffeid.TrustDomain
 	b, err := root.Read(filepath.Join(dir, authoritiesFile))
 	if errors.Is(err, root.ErrMissing) {
-		r, err := root.Load(filepath.Join(dir, caFile))
+		r, err := root.Open(filepath.Join(dir, caFile), d)
 		if err != nil {
 			return td, nil, err
 		}
@@ -154,7 +154,7 @@ func loadState(dir string) (spiffeid.TrustDomain, *authorities, error) {
 	}
 	out := &authorities{sequence: s.Sequence}
 	for _, x := range s.Authorities {
-		a, err := x.load(dir)
+		a, err := x.load(dir, d)
 		if err != nil {
 			return td, nil, err
 		}
@@ -183,11 +183,11 @@ func loadState(dir string) (spiffeid.TrustDomain, *authorities, error) {
 	return td, out, nil
 }
 
-func (x authorityState) load(dir string) (authority, error) {
+func (x authorityState) load(dir string, d Device) (authority, error) {
 	path := filepath.Join(dir, filepath.Base(x.File))
 	switch x.Kind {
 	case X509:
-		r, err := root.Load(path)
+		r, err := root.Open(path, d)
 		if err != nil {
 			return authority{}, err
 		}

@@ -221,7 +221,7 @@ func agentError(err error) error {
 }
 
 func agentMessage(id *types.SPIFFEID, a agent) *types.Agent {
-	m := &types.Agent{Id: id, AttestationType: a.Type, X509SvidExpiresAt: a.Expires, Banned: a.Banned, CanReattest: a.Reattest}
+	m := &types.Agent{Id: id, AttestationType: a.Type, X509SvidExpiresAt: a.Expires, Banned: a.Banned, CanReattest: a.Reattest, AgentVersion: a.Version}
 	if len(a.Serial) > 0 {
 		m.X509SvidSerialNumber = new(big.Int).SetBytes(a.Serial).String()
 	}
@@ -255,6 +255,9 @@ func maskAgent(a *types.Agent, m *types.AgentMask) *types.Agent {
 	}
 	out.Banned = m.Banned && a.Banned
 	out.CanReattest = m.CanReattest && a.CanReattest
+	if m.AgentVersion {
+		out.AgentVersion = a.AgentVersion
+	}
 	return out
 }
 

@@ -7,6 +7,8 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // localBundleAPI is spire.api.server.bundle.v1.Bundle for the operator. Bundles
@@ -35,7 +37,11 @@ func (s localBundleAPI) GetFederatedBundle(_ context.Context, req *bundlev1.GetF
 func (s localBundleAPI) ListFederatedBundles(_ context.Context, req *bundlev1.ListFederatedBundlesRequest) (*bundlev1.ListFederatedBundlesResponse, error) {
 	out := &bundlev1.ListFederatedBundlesResponse{}
 	for _, r := range s.others() {
-		out.Bundles = append(out.Bundles, mask(recordMessage(r), req.GetOutputMask()))
+		b, err := recordMessage(r, time.Now())
+		if err != nil {
+			return nil, status.Error(codes.Internal, err.Error())
+		}
+		out.Bundles = append(out.Bundles, mask(b, req.GetOutputMask()))
 	}
 	return out, nil
 }

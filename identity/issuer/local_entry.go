@@ -238,7 +238,7 @@ func entryError(err error) error {
 		return status.Error(codes.AlreadyExists, "similar entry already exists")
 	case errors.Is(err, errNoEntry):
 		return status.Error(codes.NotFound, "entry not found")
-	case errors.Is(err, errFileOnly):
+	case errors.Is(err, errFileOnly), errors.Is(err, errApplied):
 		return status.Error(codes.FailedPrecondition, err.Error())
 	case errors.Is(err, ErrEntry):
 		return status.Error(codes.InvalidArgument, err.Error())

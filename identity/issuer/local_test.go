@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -14,6 +15,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
 	"github.com/bailiwick-mesh/bailiwick/identity/spire"
+	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
 	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
@@ -125,11 +127,22 @@ func TestLocalAgents(t *testing.T) {
 	if _, err := clients["m2"].Entries(t.Context(), nil); !errors.Is(err, spire.ErrMustAttest) {
 		t.Errorf("evicted: %v", err)
 	}
-	if err := clients["m3"].PostStatus(t.Context(), 1, ""); err != nil {
+	if err := clients["m3"].PostStatus(t.Context(), 1, "1.15.3"); err != nil {
 		t.Errorf("the third one: %v", err)
 	}
+	if err := clients["m3"].PostStatus(t.Context(), 2, ""); err != nil { // says nothing new
+		t.Errorf("the third one: %v", err)
+	}
+	if err := clients["m3"].PostStatus(t.Context(), 2, strings.Repeat("v", 256)); !errors.Is(err, spire.ErrRefused) {
+		t.Errorf("a version of 256 bytes: %v", err)
+	}
+	r.machine.name = "m3"
+	r.attest() // which keeps it
+	if m3, err := agents.GetAgent(t.Context(), &agentv1.GetAgentRequest{Id: pathID("/spire/agent/fake/m3"), OutputMask: &types.AgentMask{AgentVersion: true}}); err != nil || m3.AgentVersion != "1.15.3" {
+		t.Errorf("the third one: %v, %v", m3, err)
+	}
 	r.machine.name = "m1"
-	if _, err := spire.Attest(t.Context(), r.cfg, r.machine, r.machine.key); !errors.Is(err, spire.ErrBanned) {
+	if _, err := spire.Attest(t.Context(), r.cfg, r.machine, r.machine.key); !errors.Is(err, spire.ErrRefused) || !strings.Contains(err.Error(), "is banned") {
 		t.Errorf("banned, attesting: %v", err)
 	}
 	for name, c := range map[string]struct {
@@ -219,7 +232,7 @@ func TestLocalJoinToken(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := &issuer.JoinTokens{}
-	if _, err := issuer.New(issuer.Config{CA: r.ca, RecordRoot: r.root, Authority: r.authority, Store: r.store, Epochs: fixedEpochs{}, Standing: r.standing,
+	if _, err := issuer.New(issuer.Config{CA: r.ca, RecordRoot: r.root, Endorse: issuer.EndorseWith(r.authority), Store: r.store, Epochs: fixedEpochs{}, Standing: r.standing,
 		Attestors: []issuer.Attestor{again}}); err != nil {
 		t.Fatal(err)
 	}
@@ -397,8 +410,8 @@ func TestLocalEntries(t *testing.T) {
 
 func TestLocalBundles(t *testing.T) {
 	west := spiffeid.RequireTrustDomainFromString("west.dev.example")
-	valid := records{{Region: "west", TrustDomain: west, Version: 1, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)},
-		{Region: "east", TrustDomain: east, Version: 1, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}}
+	valid := recordsOf(trust.Record{Region: "west", TrustDomain: west, Version: 1, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)},
+		trust.Record{Region: "east", TrustDomain: east, Version: 1, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)})
 	r := newRegion(t, func(c *issuer.Config) { c.Trust = valid })
 	bundles := bundlev1.NewBundleClient(r.local())
 	if n, err := bundles.CountBundles(t.Context(), &bundlev1.CountBundlesRequest{}); err != nil || n.Count != 2 {
@@ -412,5 +425,62 @@ func TestLocalBundles(t *testing.T) {
 	}
 	if _, err := bundles.AppendBundle(t.Context(), &bundlev1.AppendBundleRequest{}); status.Code(err) != codes.Unimplemented {
 		t.Errorf("AppendBundle: %v", err)
+	}
+}
+
+// TestBanOnALiveStream: a sync that is under way ends where the ban found it, and so
+// does an eviction's.
+func TestBanOnALiveStream(t *testing.T) {
+	many := func(c *issuer.Config) {
+		for i := range 600 {
+			c.Entries = append(c.Entries, issuer.Entry{SPIFFEID: id(fmt.Sprintf("/many/%d", i)), ParentID: n1, Selectors: []string{"unix:uid:1"}})
+		}
+	}
+	for name, c := range map[string]struct {
+		do   func(agentv1.AgentClient, *types.SPIFFEID) error
+		want types.PermissionDeniedDetails_Reason
+	}{
+		"ban": {func(a agentv1.AgentClient, id *types.SPIFFEID) error {
+			_, err := a.BanAgent(t.Context(), &agentv1.BanAgentRequest{Id: id})
+			return err
+		}, types.PermissionDeniedDetails_AGENT_BANNED},
+		"evict": {func(a agentv1.AgentClient, id *types.SPIFFEID) error {
+			_, err := a.DeleteAgent(t.Context(), &agentv1.DeleteAgentRequest{Id: id})
+			return err
+		}, types.PermissionDeniedDetails_AGENT_NOT_ATTESTED},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRegion(t, many)
+			_, a := r.attest()
+			stream, err := entryv1.NewEntryClient(r.raw(a)).SyncAuthorizedEntries(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			ask := func(req *entryv1.SyncAuthorizedEntriesRequest) (*entryv1.SyncAuthorizedEntriesResponse, error) {
+				if err := stream.Send(req); err != nil {
+					t.Fatal(err)
+				}
+				return stream.Recv()
+			}
+			first, err := ask(&entryv1.SyncAuthorizedEntriesRequest{})
+			if err != nil || !first.More {
+				t.Fatal(first, err)
+			}
+			if _, err := stream.Recv(); err != nil { // the rest of the revisions
+				t.Fatal(err)
+			}
+			some := &entryv1.SyncAuthorizedEntriesRequest{Ids: []string{first.EntryRevisions[0].Id}}
+			if got, err := ask(some); err != nil || len(got.Entries) != 1 {
+				t.Fatal(got, err)
+			}
+			if err := c.do(agentv1.NewAgentClient(r.local()), pathID(a.SVID.ID.Path())); err != nil {
+				t.Fatal(err)
+			}
+			_, err = ask(some)
+			details := status.Convert(err).Details()
+			if len(details) != 1 || details[0].(*types.PermissionDeniedDetails).GetReason() != c.want {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
 	}
 }

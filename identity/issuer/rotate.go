@@ -1,6 +1,8 @@
 package issuer
 
 import (
+	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -15,6 +17,10 @@ import (
 // the newest SVID, Unix seconds in decimal.
 const liveBucket = "issuer/live"
 
+// retiredBucket remembers the roots that were retired here: authority ID -> when, as
+// above. Trust records may name them for a while, beside other issuers' roots.
+const retiredBucket = "issuer/retired"
+
 func enter(tx *store.Tx, authority, id string, notAfter int64) error {
 	key := []byte(authority + "/" + id)
 	if before, err := strconv.ParseInt(string(tx.Get(liveBucket, key)), 10, 64); err == nil && before >= notAfter {
@@ -23,29 +29,33 @@ func enter(tx *store.Tx, authority, id string, notAfter int64) error {
 	return tx.Put(liveBucket, key, strconv.AppendInt(nil, notAfter, 10))
 }
 
-// book reads the lines whose keys begin with prefix: who is alive at now, and
-// the keys of those who are not any more.
-func book(tx *store.Tx, prefix string, now time.Time) (alive []string, dead [][]byte) {
+// book reads the lines whose keys begin with prefix: who is alive at now and
+// when the last of them expires, and the keys of those who are not any more.
+func book(tx *store.Tx, prefix string, now time.Time) (alive []string, last time.Time, dead [][]byte) {
 	tx.Range(liveBucket, []byte(prefix), func(k, v []byte) bool {
 		rest, ok := strings.CutPrefix(string(k), prefix)
 		if !ok {
 			return false
 		}
-		if end, err := strconv.ParseInt(string(v), 10, 64); err == nil && end <= now.Unix() {
+		end, err := strconv.ParseInt(string(v), 10, 64)
+		if err == nil && end <= now.Unix() {
 			dead = append(dead, slices.Clone(k))
-		} else {
-			alive = append(alive, rest)
+			return true
+		}
+		alive = append(alive, rest)
+		if until := time.Unix(end, 0); err == nil && until.After(last) {
+			last = until
 		}
 		return true
 	})
-	return alive, dead
+	return alive, last, dead
 }
 
 // forget strikes out who is not alive any more.
 func (s *Server) forget(now time.Time) error {
 	var dead [][]byte
 	err := s.cfg.Store.View(func(tx *store.Tx) error {
-		_, dead = book(tx, "", now)
+		_, _, dead = book(tx, "", now)
 		return nil
 	})
 	if err != nil || len(dead) == 0 {
@@ -77,7 +87,7 @@ func (s *Server) Prepare(k Kind) (Authority, error) {
 		if k == JWT {
 			made, err = newJWT(now)
 		} else {
-			made, err = newRoot(s.td, now)
+			made, err = newRoot(s.cfg.CA.device, s.td, now)
 		}
 		if err != nil {
 			return nil, err
@@ -93,15 +103,17 @@ func (s *Server) Prepare(k Kind) (Authority, error) {
 func (s *Server) Activate(k Kind, id string) (Authority, error) {
 	err := s.rotate("activate", k, id, func(a *authorities) (*authorities, error) {
 		b, err := a.activate(k, id, time.Now())
-		if err != nil || k != X509 || s.cfg.Trust == nil {
+		if err != nil || k != X509 {
 			return b, err
 		}
-		r, ok := s.cfg.Trust.Record(s.td)
-		cert := a.all[a.find(k, id)].Certificate
-		if !ok || !slices.ContainsFunc(r.X509Roots, cert.Equal) {
-			return nil, fmt.Errorf("%w: %s", ErrUnpublished, id)
+		next := a.all[a.find(k, id)]
+		if s.cfg.Trust != nil {
+			r, ok := s.cfg.Trust.Record(s.td)
+			if !ok || !slices.ContainsFunc(r.X509Roots, next.Certificate.Equal) {
+				return nil, fmt.Errorf("%w: %s is not in version %d", ErrUnpublished, id, r.Version)
+			}
 		}
-		return b, nil
+		return b, next.root.Tend(time.Now())
 	})
 	if err == nil {
 		s.renewSelf()
@@ -126,8 +138,9 @@ func (s *Server) Retire(k Kind, id string) (Authority, error) {
 			return nil, err
 		}
 		var alive []string
+		var last time.Time
 		if err := s.cfg.Store.View(func(tx *store.Tx) error {
-			alive, _ = book(tx, id+"/", time.Now())
+			alive, last, _ = book(tx, id+"/", time.Now())
 			return nil
 		}); err != nil {
 			return nil, err
@@ -138,11 +151,38 @@ func (s *Server) Retire(k Kind, id string) (Authority, error) {
 			if n > named {
 				text += fmt.Sprintf(" and %d more", n-named)
 			}
-			return nil, fmt.Errorf("%w: %s", ErrAuthorityInUse, text)
+			return nil, fmt.Errorf("%w: possible from %s, when the last of these has: %s", ErrAuthorityInUse, last.UTC().Format(time.RFC3339), text)
 		}
 		return b, nil
 	})
 	return before, err
+}
+
+// NextRoots returns what the region's next trust record has to name: the roots of this
+// issuer, prepared and old ones too, and those that the record in force names of other
+// issuers. What was retired here is left out. A nested issuer's are the upstream's
+// alone.
+func (s *Server) NextRoots(inForce []*x509.Certificate) ([]*x509.Certificate, error) {
+	out := s.Roots()
+	if s.cfg.Upstream != nil {
+		return out, nil
+	}
+	others, err := s.ofOthers(inForce)
+	return append(out, others...), err
+}
+
+// ofOthers returns the roots of a record that are not this issuer's, nor were.
+func (s *Server) ofOthers(record []*x509.Certificate) (out []*x509.Certificate, err error) {
+	own := s.cfg.CA.Bundle()
+	err = s.cfg.Store.View(func(tx *store.Tx) error {
+		for _, c := range record {
+			if !own.HasX509Authority(c) && tx.Get(retiredBucket, []byte(hex.EncodeToString(c.SubjectKeyId))) == nil {
+				out = append(out, c)
+			}
+		}
+		return nil
+	})
+	return out, err
 }
 
 // rotate makes one step and records it. What cannot be recorded is not done; the
@@ -157,6 +197,11 @@ func (s *Server) rotate(what string, k Kind, id string, step func(*authorities) 
 			id = b.all[len(b.all)-1].ID
 		}
 		err = s.cfg.Store.Update(func(tx *store.Tx) error {
+			if k == X509 && b.find(k, id) < 0 {
+				if err := tx.Put(retiredBucket, []byte(id), strconv.AppendInt(nil, time.Now().Unix(), 10)); err != nil {
+					return err
+				}
+			}
 			return leaf(tx, leafAdmin, adminLeaf{What: what + " " + string(k) + " authority", ID: id})
 		})
 		if err != nil {

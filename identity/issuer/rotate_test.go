@@ -9,6 +9,7 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
 	"github.com/bailiwick-mesh/bailiwick/identity/spire"
+	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	localauthorityv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/localauthority/v1"
 	"google.golang.org/grpc/codes"
@@ -18,7 +19,7 @@ import (
 // A root is replaced under a fleet that never notices.
 func TestRootRotation(t *testing.T) {
 	dir := t.TempDir()
-	published := records{{Region: "east", TrustDomain: east, Version: 1, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)}}
+	published := recordsOf(trust.Record{Region: "east", TrustDomain: east, Version: 1, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour)})
 	r := newRegion(t, func(c *issuer.Config) {
 		c.Trust = published
 		c.Lifetime = 5 * time.Second
@@ -26,7 +27,7 @@ func TestRootRotation(t *testing.T) {
 			t.Fatal(err)
 		}
 	})
-	published[0].X509Roots = append(published[0].X509Roots, r.ca.Certificate())
+	published.publish(func(x *trust.Record) { x.X509Roots = append(x.X509Roots, r.ca.Certificate()) })
 	r.cfg.Bundles = r.ca // what a node learns by trust records and GetBundle
 	c, _ := r.attest()
 	first := r.ca.Authorities()[0]
@@ -55,13 +56,14 @@ func TestRootRotation(t *testing.T) {
 	if b, err := c.Bundle(t.Context()); err != nil || len(b.X509Authorities()) != 2 {
 		t.Errorf("a prepared root is not in the bundle: %v", err)
 	}
-	if s := svid(); string(s.Certificates[0].AuthorityKeyId) != string(first.Certificate.SubjectKeyId) {
+	last := svid() // of the first root, maybe a second after old
+	if string(last.Certificates[0].AuthorityKeyId) != string(first.Certificate.SubjectKeyId) {
 		t.Error("a prepared root signed")
 	}
 	if _, err := r.server.Activate(issuer.X509, next.ID); !errors.Is(err, issuer.ErrUnpublished) {
 		t.Errorf("activate before it is published: %v", err)
 	}
-	published[0].X509Roots = append(published[0].X509Roots, next.Certificate)
+	published.publish(func(x *trust.Record) { x.X509Roots = append(x.X509Roots, next.Certificate) })
 	if _, err := r.server.Activate(issuer.X509, next.ID); err != nil {
 		t.Fatal(err)
 	}
@@ -85,6 +87,9 @@ func TestRootRotation(t *testing.T) {
 	if !errors.Is(err, issuer.ErrAuthorityInUse) || !strings.Contains(err.Error(), shop.String()) || !strings.Contains(err.Error(), r.machine.id().String()) {
 		t.Errorf("retire while it is needed: %v", err)
 	}
+	if from := last.Certificates[0].NotAfter.UTC().Format(time.RFC3339); err == nil || !strings.Contains(err.Error(), "from "+from) {
+		t.Errorf("retiring is possible from %s, when the last expires; it says %v", from, err)
+	}
 	for deadline := time.Now().Add(10 * time.Second); ; <-time.After(50 * time.Millisecond) {
 		if _, err = r.server.Retire(issuer.X509, first.ID); err == nil || time.Now().After(deadline) {
 			break
@@ -95,6 +100,17 @@ func TestRootRotation(t *testing.T) {
 	}
 	if roots := r.ca.Bundle().X509Authorities(); len(roots) != 1 || !roots[0].Equal(next.Certificate) {
 		t.Errorf("%d roots left", len(roots))
+	}
+	other, err := issuer.NewCA(east, time.Now()) // another issuer of the region
+	if err != nil {
+		t.Fatal(err)
+	}
+	roots, err := r.server.NextRoots(append(published.all[0].X509Roots, other.Certificate()))
+	if err != nil || len(roots) != 2 || !roots[0].Equal(next.Certificate) || !roots[1].Equal(other.Certificate()) {
+		t.Errorf("the next record names %d roots, %v", len(roots), err)
+	}
+	if b, err := c.Bundle(t.Context()); err != nil || len(b.X509Authorities()) != 1 { // although the record still names it
+		t.Errorf("the retired root is in the bundle as another issuer's: %v", err)
 	}
 	back, err := issuer.LoadCA(dir)
 	if err != nil || !back.Certificate().Equal(next.Certificate) || !back.Bundle().Equal(r.ca.Bundle()) {

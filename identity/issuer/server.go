@@ -18,6 +18,7 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/identity"
+	"github.com/bailiwick-mesh/bailiwick/identity/endorse"
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer/issuerv1"
 	"github.com/bailiwick-mesh/bailiwick/identity/trust"
@@ -38,13 +39,31 @@ import (
 const (
 	tendEvery     = time.Minute
 	followTimeout = 30 * time.Second
+	// streamWorkers are goroutines that calls run on, one after another: their stacks
+	// have grown already. More calls at once get goroutines of their own.
+	streamWorkers = 16
 )
+
+// ErrAuthorityAway means the region's authority cannot be asked at present: no epoch is
+// allocated and no AK endorsed. Nodes go on with those they have.
+var ErrAuthorityAway = errors.New("the region's authority cannot be reached from this issuer: it gives no new epochs until it can")
+
+// ErrEpochsLater means the region's authority gives this node no new epochs now: it had
+// too many of late. The message says when. Meanwhile the node goes on with those it has.
+var ErrEpochsLater = errors.New("the region's authority gives this node new epochs later")
 
 // ErrConfig means a part the issuer cannot do without is missing.
 var ErrConfig = errors.New("issuer is not completely configured")
 
+// EndorseWith endorses with the authority's own key: that of
+// trust.Record.AuthorityKey.
+func EndorseWith(key crypto.Signer) func(context.Context, endorse.Endorsement) ([]byte, error) {
+	return func(_ context.Context, e endorse.Endorsement) ([]byte, error) { return endorse.Sign(key, e) }
+}
+
 // Epochs hands out epoch numbers: the region's authority. For one ID and feed
-// key it gives the same numbers until the authority moves on.
+// key it gives the same numbers until the authority moves on. Errors may match
+// ErrAuthorityAway or ErrEpochsLater.
 type Epochs interface {
 	Allocate(ctx context.Context, r EpochRequest) (EpochGrant, error)
 }
@@ -56,7 +75,7 @@ type EpochRequest struct {
 	Class       string      // of the node's entry; may be empty
 	Attested    bool        // a TPM vouches for the feed key; if not, the grant's class is unattested
 	Have        uint64      // the epoch the node says it is in, 0 for none
-	Floor       uint64      // the TPM's epoch counter; numbers must be above it
+	Floor       uint64      // the TPM's epoch counter, attested or said; numbers must be above it
 }
 
 // EpochGrant is the current epoch, a spare above it, and the limits class both
@@ -78,9 +97,9 @@ type Config struct {
 	CA *CA
 	// RecordRoot signs epoch certificates. Required.
 	RecordRoot *epoch.Root
-	// Authority signs AK endorsements: the key of trust.Record.AuthorityKey.
+	// Endorse has the region's authority sign an AK endorsement; see EndorseWith.
 	// Required.
-	Authority crypto.Signer
+	Endorse func(context.Context, endorse.Endorsement) ([]byte, error)
 	// Epochs allocates epoch numbers. Required.
 	Epochs Epochs
 	// Store keeps agent records, and takes the trail leaves. Required.
@@ -98,12 +117,25 @@ type Config struct {
 	// Entries say who may have which ID.
 	Entries []Entry
 	// Trust knows the trust records of this and other regions: it answers
-	// GetFederatedBundle, and says whether a root is published. Nil: no other
-	// regions, and nothing is checked to be published.
+	// GetFederatedBundle, says whether a root is published, and names the roots of the
+	// region's other issuers. Nil: no other regions and issuers, and nothing is checked
+	// to be published.
 	Trust Records
+	// Others returns the JWT keys of the region's other issuers, which go into the
+	// bundle. Nil: there are none.
+	Others func() []Authority
+	// Barred is called once a ban, the end of one or an eviction is on disk: the region's
+	// other issuers are to follow. It must not block. Nil: nobody is told.
+	Barred func()
+	// Evicted reports whether another issuer of the region evicted an agent of late. Nil:
+	// there is no other.
+	Evicted func(agent spiffeid.ID) bool
 	// TrustRecords returns the newest trust records, for nodes that enrol. Nil:
 	// none.
 	TrustRecords func() [][]byte
+	// PolicyHeads returns the signed policy records that are in force for a node, at most
+	// one of each level. Nil: none.
+	PolicyHeads func(node spiffeid.ID) [][]byte
 	// Lifetime is how long an SVID is valid. Zero: DefaultLifetime. Shorter is
 	// safer: it bounds how long a stolen key works.
 	Lifetime time.Duration
@@ -124,12 +156,16 @@ type Server struct {
 	kinds   map[string]Attestor
 	tokens  *JoinTokens // nil: none are taken
 
+	maxEntries int
+
 	changing sync.Mutex // held while entries change; guards files
 	files    []Entry
 
-	limits limits
-	shares shares
-	log    *slog.Logger
+	roots    atomic.Pointer[roots]
+	editions editions
+	limits   limits
+	shares   shares
+	log      *slog.Logger
 
 	attested, issued, refused *prometheus.CounterVec
 
@@ -145,7 +181,7 @@ type Server struct {
 func New(cfg Config) (*Server, error) {
 	var errs []error
 	for name, missing := range map[string]bool{
-		"CA": cfg.CA == nil, "record root": cfg.RecordRoot == nil, "authority key": cfg.Authority == nil,
+		"CA": cfg.CA == nil, "record root": cfg.RecordRoot == nil, "endorsements": cfg.Endorse == nil,
 		"epochs": cfg.Epochs == nil, "store": cfg.Store == nil, "standing": cfg.Standing == nil,
 	} {
 		if missing {
@@ -164,7 +200,7 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Lifetime == 0 {
 		cfg.Lifetime = DefaultLifetime
 	}
-	s := &Server{cfg: cfg, td: cfg.CA.td, kinds: map[string]Attestor{}, log: cfg.Log,
+	s := &Server{cfg: cfg, td: cfg.CA.td, kinds: map[string]Attestor{}, log: cfg.Log, maxEntries: maxEntries,
 		shares: shares{max: rate.Limit(cfg.SignRate)}}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
@@ -174,7 +210,11 @@ func New(cfg Config) (*Server, error) {
 			return nil, fmt.Errorf("%w: two attestors of type %q", ErrConfig, a.Type())
 		}
 		s.kinds[a.Type()] = a
-		if j, ok := a.(*JoinTokens); ok {
+		inner := a
+		if j, ok := a.(Judged); ok {
+			inner = j.Attestor
+		}
+		if j, ok := inner.(*JoinTokens); ok {
 			s.tokens = j
 			if err := j.load(cfg.Store); err != nil {
 				return nil, err
@@ -194,9 +234,16 @@ func New(cfg Config) (*Server, error) {
 // two seconds.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	g := grpc.NewServer(
-		grpc.Creds(credentials.NewTLS(s.tls())),
+		grpc.Creds(sessions{credentials.NewTLS(&tls.Config{MinVersion: tls.VersionTLS13}), s}),
+		grpc.ForceServerCodecV2(newCodec()),
 		grpc.MaxRecvMsgSize(maxMessage),
 		grpc.MaxConcurrentStreams(128),
+		// A whole message fits. Otherwise gRPC sizes windows by what it measures with a ping
+		// for each call, which costs either side a write and a read.
+		grpc.StaticStreamWindowSize(maxMessage),
+		grpc.StaticConnWindowSize(4*maxMessage),
+		grpc.ReadBufferSize(8<<10), // thousands of connections are idle: their buffers would be most of the memory
+		grpc.NumStreamWorkers(streamWorkers),
 		grpc.MaxHeaderListSize(16<<10),
 		grpc.ConnectionTimeout(10*time.Second),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: 5 * time.Minute, Time: 30 * time.Second, Timeout: 10 * time.Second}),
@@ -265,10 +312,11 @@ func (s *Server) follow(ctx context.Context) {
 	}
 }
 
-// tls asks for a client certificate but does not require one: AttestAgent and
-// GetBundle are for those who have none yet.
-func (s *Server) tls() *tls.Config {
-	c := identity.ServerTLS(s, s.cfg.CA, s.ours)
+// tls is for one connection. It asks for a client certificate but does not require
+// one: AttestAgent and GetBundle are for those who have none yet.
+func (s *Server) tls(on *session) *tls.Config {
+	by := s.rootsNow()
+	c := identity.ServerTLS(s, by.bundle, on.accept(by, s.ours))
 	c.ClientAuth = tls.RequestClientCert
 	verify := c.VerifyConnection
 	c.VerifyConnection = func(cs tls.ConnectionState) error {
@@ -317,14 +365,14 @@ func (s *Server) GetX509SVID() (*x509svid.SVID, error) {
 		return nil, fmt.Errorf("certify the issuer itself: %w", err)
 	}
 	if err := s.cfg.Store.Update(func(tx *store.Tx) error {
-		return issuedLeaf("server", id, id, cert).write(tx)
+		return s.issuedLeaf("server", id, id, cert).write(tx)
 	}); err != nil {
 		return nil, fmt.Errorf("certify the issuer itself: %w", err)
 	}
 	s.issued.WithLabelValues("server").Inc()
 	svid := &x509svid.SVID{ID: id, Certificates: s.cfg.CA.chain(cert), PrivateKey: key}
 	s.self.Set(svid)
-	s.self.due = identity.Renewal{NotBefore: cert.NotBefore, NotAfter: cert.NotAfter}.Due()
+	s.self.due = identity.Renewal{NotBefore: cert.NotBefore, NotAfter: cert.NotAfter, Got: now}.Due()
 	return svid, nil
 }
 

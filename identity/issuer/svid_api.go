@@ -26,9 +26,9 @@ type svidAPI struct {
 // certificates and refusals are recorded in one transaction first.
 func (s svidAPI) BatchNewX509SVID(ctx context.Context, req *svidv1.BatchNewX509SVIDRequest) (*svidv1.BatchNewX509SVIDResponse, error) {
 	now := time.Now()
-	c, err := s.caller(ctx, now)
+	c, err := s.recognise(ctx, now)
 	if err != nil {
-		return nil, s.refuse("svid", c.id, c.id, err)
+		return nil, s.refuse("svid", c, c.id, err)
 	}
 	if n := len(req.GetParams()); n == 0 || n > pageSize {
 		return nil, status.Errorf(codes.InvalidArgument, "%d requests, want 1 to %d", n, pageSize)
@@ -47,6 +47,11 @@ func (s svidAPI) BatchNewX509SVID(ctx context.Context, req *svidv1.BatchNewX509S
 		}
 		result := &svidv1.BatchNewX509SVIDResponse_Result{Status: &types.Status{Message: "OK"}}
 		out.Results = append(out.Results, result)
+		if p.GetEntryId() == "" || len(p.GetCsr()) == 0 {
+			result.Status = &types.Status{Code: int32(codes.InvalidArgument), Message: "no entry ID, or no certificate request"}
+			refused = append(refused, refuseLeaf{What: "svid", To: c.id.String(), Why: "no entry ID, or no certificate request"})
+			continue
+		}
 		if _, ok := slices.BinarySearch(mine, p.GetEntryId()); !ok {
 			result.Status = &types.Status{Code: int32(codes.NotFound), Message: "no such entry for you"}
 			refused = append(refused, refuseLeaf{What: "svid", To: c.id.String(), Why: "no such entry for the caller"})
@@ -73,9 +78,9 @@ func (s svidAPI) BatchNewX509SVID(ctx context.Context, req *svidv1.BatchNewX509S
 			what = "node"
 		}
 		result.Svid = s.svidMessage(e.SPIFFEID, cert, e.Hint)
-		issued = append(issued, issuedLeaf(what, c.id, e.SPIFFEID, cert))
+		issued = append(issued, s.issuedLeaf(what, c.id, e.SPIFFEID, cert))
 	}
-	err = s.cfg.Store.Update(func(tx *store.Tx) error {
+	err = s.record(c, func(tx *store.Tx) error {
 		for _, l := range issued {
 			if err := l.write(tx); err != nil {
 				return err
@@ -102,19 +107,19 @@ func (s svidAPI) BatchNewX509SVID(ctx context.Context, req *svidv1.BatchNewX509S
 // names.
 func (s svidAPI) NewJWTSVID(ctx context.Context, req *svidv1.NewJWTSVIDRequest) (*svidv1.NewJWTSVIDResponse, error) {
 	now := time.Now()
-	c, err := s.caller(ctx, now)
+	c, err := s.recognise(ctx, now)
 	if err != nil {
-		return nil, s.refuse("jwt", c.id, c.id, err)
+		return nil, s.refuse("jwt", c, c.id, err)
 	}
 	if err := s.share(c, 1, now); err != nil {
 		return nil, err
 	}
 	d := s.entries.Load()
 	if _, ok := slices.BinarySearch(c.reach(d), req.GetEntryId()); !ok {
-		return nil, s.refuse("jwt", c.id, c.id, status.Error(codes.NotFound, "no such entry for you"))
+		return nil, s.refuse("jwt", c, c.id, status.Error(codes.NotFound, "no such entry for you"))
 	}
 	e := d.byID[req.GetEntryId()]
-	refuse := func(why error) error { return s.refuse("jwt", c.id, e.SPIFFEID, why) }
+	refuse := func(why error) error { return s.refuse("jwt", c, e.SPIFFEID, why) }
 	if e.isNode() {
 		return nil, refuse(status.Error(codes.PermissionDenied, "a node's name is bound to its key: it gets no bearer token"))
 	}
@@ -129,7 +134,7 @@ func (s svidAPI) NewJWTSVID(ctx context.Context, req *svidv1.NewJWTSVIDRequest) 
 	if err != nil {
 		return nil, status.Error(codes.Internal, err.Error())
 	}
-	err = s.cfg.Store.Update(func(tx *store.Tx) error {
+	err = s.record(c, func(tx *store.Tx) error {
 		return issueLeaf{What: "jwt", To: c.id.String(), ID: e.SPIFFEID.String(), Key: []byte(j.kid), NotAfter: j.Expires.Unix(), authority: j.kid}.write(tx)
 	})
 	if err != nil {

@@ -21,8 +21,9 @@ type TPM struct {
 	// Verifier makes the checks that are not up to policy. Required.
 	Verifier *tpm.Verifier
 	// Appraise lets policy judge the claims; its error goes back to the node and
-	// should name the rule. Nil refuses everything.
-	Appraise func(context.Context, tpm.Claims) error
+	// should name the rule. What it records of an acceptance may be nil. A nil Appraise
+	// refuses everything.
+	Appraise func(context.Context, tpm.Claims) (Record, error)
 }
 
 // Type returns "bailiwick_tpm".
@@ -46,7 +47,8 @@ func (t TPM) Attest(ctx context.Context, e Evidence, exchange func([]byte) ([]by
 	if err != nil {
 		return Attested{}, err
 	}
-	if err := t.Appraise(ctx, claims); err != nil {
+	record, err := t.Appraise(ctx, claims)
+	if err != nil {
 		return Attested{}, fmt.Errorf("%w: %w", ErrAppraisal, err)
 	}
 	return Attested{
@@ -62,5 +64,6 @@ func (t TPM) Attest(ctx context.Context, e Evidence, exchange func([]byte) ([]by
 		ResetCount: claims.ResetCount,
 		Starts:     claims.Counters.Starts,
 		Epoch:      claims.Counters.Epoch,
+		Judged:     record,
 	}, nil
 }

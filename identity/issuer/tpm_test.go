@@ -56,12 +56,12 @@ func TestTPM(t *testing.T) {
 	r := newRegion(t, func(c *issuer.Config) {
 		c.Attestors = []issuer.Attestor{issuer.TPM{
 			Verifier: &tpm.Verifier{Roots: factory.Roots()},
-			Appraise: func(_ context.Context, c tpm.Claims) error {
+			Appraise: func(_ context.Context, c tpm.Claims) (issuer.Record, error) {
 				claims.Store(&c)
 				if err := say.Load(); err != nil {
-					return *err
+					return nil, *err
 				}
-				return nil
+				return nil, nil
 			},
 		}}
 		c.Entries = []issuer.Entry{{SPIFFEID: n1, ParentID: agent, Class: "gateway"}}
@@ -78,7 +78,7 @@ func TestTPM(t *testing.T) {
 	if err != nil || results[0].Err != nil {
 		t.Fatal(results, err)
 	}
-	en, err := c.Enrol(t.Context(), nil, 0, nil)
+	en, err := c.Enrol(t.Context(), nil, 0, nil, 0)
 	if err != nil || en.Node != n1 || en.Class != "gateway" {
 		t.Fatal(en, err)
 	}

@@ -68,19 +68,23 @@ func (p X509PoP) Attest(_ context.Context, e Evidence, exchange func([]byte) ([]
 	no := func(format string, args ...any) (Attested, error) {
 		return Attested{}, fmt.Errorf("%w: x509pop: %w", ErrEvidence, fmt.Errorf(format, args...))
 	}
+	malformed := func(format string, args ...any) (Attested, error) {
+		_, err := no(format, args...)
+		return Attested{}, invalid(err)
+	}
 	var payload popPayload
 	if err := popJSON(e.Payload, &payload); err != nil {
-		return no("payload: %w", err)
+		return malformed("payload: %w", err)
 	}
 	if n := len(payload.Certificates); n == 0 || n > maxPoPChain {
-		return no("%d certificates, want 1 to %d", n, maxPoPChain)
+		return malformed("%d certificates, want 1 to %d", n, maxPoPChain)
 	}
 	var certs []*x509.Certificate
 	between := x509.NewCertPool()
 	for i, der := range payload.Certificates {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return no("certificate %d: %w", i, err)
+			return malformed("certificate %d: %w", i, err)
 		}
 		certs = append(certs, c)
 		if i > 0 {
@@ -119,7 +123,7 @@ func (p X509PoP) Attest(_ context.Context, e Evidence, exchange func([]byte) ([]
 	}
 	var r popResponse
 	if err := popJSON(answer, &r); err != nil {
-		return no("response: %w", err)
+		return malformed("response: %w", err)
 	}
 	if err := r.verify(cert.PublicKey, nonce); err != nil {
 		return no("response: %w", err)

@@ -104,6 +104,7 @@ func Attest(ctx context.Context, cfg Config, by Attester, key crypto.Signer) (Ag
 		return Agent{}, err
 	}
 	defer conn.Close()
+	conn.Connect() // while the TPM, if there is one, works on what is sent first
 	payload, answer, err := by.Begin(ctx)
 	if err != nil {
 		return Agent{}, fmt.Errorf("attest by %s: %w", by.Type(), err)

@@ -28,11 +28,26 @@ func (c *Client) Bundle(ctx context.Context) (*x509bundle.Bundle, error) {
 // TrustBundle is Bundle with JWT keys, sequence number and refresh hint. A
 // tainted authority is in it: what it signed verifies until it is retired.
 func (c *Client) TrustBundle(ctx context.Context) (*spiffebundle.Bundle, error) {
+	b, _, err := c.Authorities(ctx)
+	return b, err
+}
+
+// Authorities is TrustBundle with the roots that are tainted: who holds an SVID that
+// one of them signed should have it renewed at once.
+func (c *Client) Authorities(ctx context.Context) (b *spiffebundle.Bundle, tainted []*x509.Certificate, err error) {
 	m, err := bundlev1.NewBundleClient(c.conn).GetBundle(ctx, &bundlev1.GetBundleRequest{})
 	if err != nil {
-		return nil, c.conn.explain(err)
+		return nil, nil, c.conn.explain(err)
 	}
-	return parseBundle(m, c.conn.cfg.TrustDomain)
+	if b, err = parseBundle(m, c.conn.cfg.TrustDomain); err != nil {
+		return nil, nil, err
+	}
+	for _, a := range m.GetX509Authorities() {
+		if cert, err := x509.ParseCertificate(a.GetAsn1()); err == nil && a.GetTainted() {
+			tainted = append(tainted, cert)
+		}
+	}
+	return b, tainted, nil
 }
 
 // FederatedBundle returns what the server believes of another trust domain.

@@ -39,6 +39,10 @@ func Dial(cfg Config, svid *x509svid.SVID) (*Client, error) {
 	return &Client{conn: conn, svid: svid}, nil
 }
 
+// Connect begins to connect before there is something to ask. An issuer takes an SVID for
+// shown by a call, not by this.
+func (c *Client) Connect() { c.conn.Connect() }
+
 // Close ends the connection and calls under way.
 func (c *Client) Close() error { return c.conn.Close() }
 
@@ -228,13 +232,18 @@ type Enrolment struct {
 	Spare        []byte      // certificate of the epoch after, DER
 	Endorsement  []byte      // of the AK; empty without a TPM
 	TrustRecords [][]byte
+	PolicyHeads  [][]byte // signed policy records, below whose versions is none to be taken; at most MaxPolicyHeads
 }
+
+// MaxPolicyHeads is how many policy records of an answer are read: one of each level.
+const MaxPolicyHeads = 3
 
 // Enrol asks for an Enrolment with the agent SVID. feed may be nil if a TPM
 // attested it; epoch is the one the feed is in, 0 for none; prevHead the RecordID
-// before that epoch, or empty.
-func (c *Client) Enrol(ctx context.Context, feed *ecdsa.PublicKey, epoch uint64, prevHead []byte) (Enrolment, error) {
-	req := &issuerv1.EnrolRequest{Epoch: epoch, PrevHead: prevHead}
+// before that epoch, or empty; counter the epoch counter of the node's TPM, 0 without
+// one: once it has grown there are new numbers, of which no copy of the disk knows.
+func (c *Client) Enrol(ctx context.Context, feed *ecdsa.PublicKey, epoch uint64, prevHead []byte, counter uint64) (Enrolment, error) {
+	req := &issuerv1.EnrolRequest{Epoch: epoch, PrevHead: prevHead, Counter: counter}
 	if feed != nil {
 		der, err := x509.MarshalPKIXPublicKey(feed)
 		if err != nil {
@@ -253,5 +262,6 @@ func (c *Client) Enrol(ctx context.Context, feed *ecdsa.PublicKey, epoch uint64,
 	return Enrolment{
 		Node: node, Class: resp.GetLimitsClass(), Epoch: resp.GetEpochCertificates()[0], Spare: resp.GetEpochCertificates()[1],
 		Endorsement: resp.GetAkEndorsement(), TrustRecords: resp.GetTrustRecords(),
+		PolicyHeads: resp.GetPolicyHeads()[:min(len(resp.GetPolicyHeads()), MaxPolicyHeads)],
 	}, nil
 }

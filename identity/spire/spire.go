@@ -21,6 +21,9 @@
 //	NewDownstreamCA, PublishJWT  with an SVID of a downstream entry: see Upstream
 //	PostStatus     which bundle is in use; nothing depends on it
 //
+// [TrustRecords] is for who cannot verify the server any more: what it returns proves
+// itself.
+//
 // What comes back is checked before it is handed on: the chain verifies, the ID
 // is the one asked for, the key is the caller's.
 //
@@ -104,11 +107,17 @@ func (cfg Config) connect(svid *x509svid.SVID) (*connection, error) {
 	if svid == nil {
 		c.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &tls.Certificate{}, nil }
 	}
+	return cfg.open(c, maxMessage)
+}
+
+// open returns a connection that is made when first used; answers have at most limit
+// bytes.
+func (cfg Config) open(c *tls.Config, limit int) (*connection, error) {
 	creds := &rememberError{TransportCredentials: credentials.NewTLS(c), last: new(atomic.Pointer[error])}
 	conn, err := grpc.NewClient("passthrough:///"+cfg.Addr,
 		grpc.WithTransportCredentials(creds),
 		grpc.WithNoProxy(),
-		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(maxMessage)),
+		grpc.WithDefaultCallOptions(grpc.MaxCallRecvMsgSize(limit)),
 		grpc.WithConnectParams(grpc.ConnectParams{MinConnectTimeout: dialTimeout}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: 30 * time.Second, Timeout: 10 * time.Second}),
 	)

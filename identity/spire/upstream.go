@@ -67,26 +67,38 @@ func (c *Client) PublishJWT(ctx context.Context, keyID string, key crypto.Public
 // a downstream entry fresh and asks with it. Its methods may be called
 // concurrently; they queue.
 type Upstream struct {
-	cfg    Config
-	by     Attester
-	agents crypto.Signer // key of the agent SVID
+	cfg UpstreamConfig
 
 	mu      sync.Mutex // held during a call
 	bundles *x509bundle.Set
 	agent   Agent
+	kept    *x509svid.SVID // of the agent
 	down    *Client
 }
 
-// NewUpstream returns an Upstream that attests as by with key when first used.
-// cfg.Bundles must know the server's trust domain now; from then on its bundle is
-// followed. Evidence that works once, as a join token does, is enough while the
-// process runs: what cannot attest again renews.
-func NewUpstream(cfg Config, by Attester, key crypto.Signer) (*Upstream, error) {
+// UpstreamConfig is what an Upstream works with.
+type UpstreamConfig struct {
+	// Config says which server. Its Bundles must know the server's trust domain when
+	// the Upstream is made; from then on the server's bundle is followed.
+	Config
+	// By attests, with Key, when there is no agent SVID that can be renewed. Required,
+	// both.
+	By  Attester
+	Key crypto.Signer
+	// Agent is the SVID, for Key, that Keep was last given; nil: none.
+	Agent *x509svid.SVID
+	// Keep keeps an agent SVID that evidence does not give a second time, as a join
+	// token does not, before it is used. Nil: it is lost with the process.
+	Keep func(*x509svid.SVID) error
+}
+
+// NewUpstream returns an Upstream that connects when first used.
+func NewUpstream(cfg UpstreamConfig) (*Upstream, error) {
 	first, err := cfg.Bundles.GetX509BundleForTrustDomain(cfg.TrustDomain)
 	if err != nil {
 		return nil, err
 	}
-	u := &Upstream{cfg: cfg, by: by, agents: key, bundles: x509bundle.NewSet(first.Clone())}
+	u := &Upstream{cfg: cfg, bundles: x509bundle.NewSet(first.Clone()), agent: Agent{SVID: cfg.Agent}, kept: cfg.Agent}
 	u.cfg.Bundles = u.bundles
 	return u, nil
 }
@@ -127,37 +139,38 @@ func (u *Upstream) Bundle(ctx context.Context) (b *spiffebundle.Bundle, err erro
 	return b, err
 }
 
-// use runs call with a client that shows the downstream SVID. If the server does
-// not take it any more, it is fetched again, once.
-func (u *Upstream) use(ctx context.Context, call func(*Client) error) error {
+// use runs call with a client that shows the downstream SVID. What the server does
+// not take any more is had again: that SVID first, then the agent's behind it, since
+// evidence may work only once.
+func (u *Upstream) use(ctx context.Context, call func(*Client) error) (err error) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	for again := range 2 {
-		if u.down == nil || pastHalf(u.down.svid) {
-			if err := u.connect(ctx); err != nil {
+	for range 3 {
+		if err = u.connect(ctx); err == nil {
+			err = call(u.down)
+			if !errors.Is(err, ErrMustAttest) {
 				return err
 			}
-		}
-		err := call(u.down)
-		if again == 1 || !errors.Is(err, ErrMustAttest) {
-			return err
-		}
-		u.agent = Agent{}
-		err = errors.Join(u.down.Close())
-		u.down = nil
-		if err != nil {
+			err = errors.Join(err, u.down.Close())
+			u.down = nil
+		} else if errors.Is(err, ErrMustAttest) {
+			u.agent = Agent{}
+		} else {
 			return err
 		}
 	}
-	return nil
+	return err
 }
 
-// connect gets an agent SVID, then that of the downstream entry.
+// connect makes sure of an agent SVID and of that of the downstream entry.
 func (u *Upstream) connect(ctx context.Context) error {
+	if u.down != nil && fresh(u.down.svid) && fresh(u.agent.SVID) {
+		return nil
+	}
 	if err := u.attest(ctx); err != nil {
 		return err
 	}
-	c, err := Dial(u.cfg, u.agent.SVID)
+	c, err := Dial(u.cfg.Config, u.agent.SVID)
 	if err != nil {
 		return err
 	}
@@ -181,7 +194,7 @@ func (u *Upstream) connect(ctx context.Context) error {
 	if results[0].Err != nil {
 		return results[0].Err
 	}
-	down, err := Dial(u.cfg, results[0].SVID)
+	down, err := Dial(u.cfg.Config, results[0].SVID)
 	if err != nil {
 		return err
 	}
@@ -192,33 +205,43 @@ func (u *Upstream) connect(ctx context.Context) error {
 	return err
 }
 
-// attest makes sure of an agent SVID that is good for a while.
+// attest makes sure of an agent SVID that is good for a while, and is kept.
 func (u *Upstream) attest(ctx context.Context) error {
 	switch {
-	case u.agent.SVID != nil && !pastHalf(u.agent.SVID):
-		return nil
+	case fresh(u.agent.SVID):
 	case u.agent.SVID == nil || u.agent.Reattest:
-		a, err := Attest(ctx, u.cfg, u.by, u.agents)
+		a, err := Attest(ctx, u.cfg.Config, u.cfg.By, u.cfg.Key)
 		if err != nil {
 			return err
 		}
 		u.agent = a
+	default:
+		c, err := Dial(u.cfg.Config, u.agent.SVID)
+		if err != nil {
+			return err
+		}
+		defer c.Close()
+		renewed, err := c.Renew(ctx, u.cfg.Key)
+		if err != nil {
+			return err
+		}
+		u.agent.SVID = renewed
+	}
+	if u.agent.Reattest || u.cfg.Keep == nil || u.kept == u.agent.SVID {
 		return nil
 	}
-	c, err := Dial(u.cfg, u.agent.SVID)
-	if err != nil {
+	if err := u.cfg.Keep(u.agent.SVID); err != nil {
 		return err
 	}
-	defer c.Close()
-	svid, err := c.Renew(ctx, u.agents)
-	if err != nil {
-		return err
-	}
-	u.agent.SVID = svid
+	u.kept = u.agent.SVID
 	return nil
 }
 
-func pastHalf(s *x509svid.SVID) bool {
+// fresh reports whether an SVID is in the first half of its life.
+func fresh(s *x509svid.SVID) bool {
+	if s == nil {
+		return false
+	}
 	c := s.Certificates[0]
-	return time.Until(c.NotAfter) < c.NotAfter.Sub(c.NotBefore)/2
+	return time.Until(c.NotAfter) >= c.NotAfter.Sub(c.NotBefore)/2
 }

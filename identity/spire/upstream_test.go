@@ -14,6 +14,7 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
 	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
@@ -34,7 +35,9 @@ type stock struct {
 	bundlev1.UnimplementedBundleServer
 
 	downstream bool
-	forgets    int // calls answered with "attest again"
+	once       bool // an agent cannot attest again: it renews
+	forgets    int  // calls of the downstream SVID answered with "attest again"
+	evicts     int  // the same of the agent SVID
 	attested   int
 	published  []*types.JWTKey
 }
@@ -60,13 +63,17 @@ func newStock(t *testing.T) (*stock, Config) {
 	cfg.Addr = lis.Addr().String()
 	l.answers = func(l *liar, csr *x509.CertificateRequest) *agentv1.AttestAgentResponse {
 		s.attested++
-		return &agentv1.AttestAgentResponse{Step: &agentv1.AttestAgentResponse_Result_{Result: &agentv1.AttestAgentResponse_Result{Reattestable: true,
+		return &agentv1.AttestAgentResponse{Step: &agentv1.AttestAgentResponse_Result_{Result: &agentv1.AttestAgentResponse_Result{Reattestable: !s.once,
 			Svid: &types.X509SVID{CertChain: [][]byte{l.svid("/spire/agent/x", csr.PublicKey, time.Hour).Raw}}}}}
 	}
 	return s, cfg
 }
 
 func (s *stock) SyncAuthorizedEntries(stream entryv1.Entry_SyncAuthorizedEntriesServer) error {
+	if s.evicts > 0 {
+		s.evicts--
+		return gone()
+	}
 	if _, err := stream.Recv(); err != nil {
 		return err
 	}
@@ -89,12 +96,16 @@ func (s *stock) BatchNewX509SVID(_ context.Context, req *svidv1.BatchNewX509SVID
 	}}, nil
 }
 
+func gone() error {
+	st, _ := status.New(codes.PermissionDenied, "gone").WithDetails(&types.PermissionDeniedDetails{Reason: types.PermissionDeniedDetails_AGENT_NOT_ATTESTED})
+	return st.Err()
+}
+
 // downstreamOnly is SPIRE's authorization, and its forgetfulness.
 func (s *stock) downstreamOnly(ctx context.Context) error {
 	if s.forgets > 0 {
 		s.forgets--
-		st, _ := status.New(codes.PermissionDenied, "gone").WithDetails(&types.PermissionDeniedDetails{Reason: types.PermissionDeniedDetails_AGENT_NOT_ATTESTED})
-		return st.Err()
+		return gone()
 	}
 	p, _ := peer.FromContext(ctx)
 	certs := p.AuthInfo.(credentials.TLSInfo).State.PeerCertificates
@@ -132,7 +143,7 @@ func (s *stock) GetBundle(context.Context, *bundlev1.GetBundleRequest) (*types.B
 
 func TestUpstream(t *testing.T) {
 	s, cfg := newStock(t)
-	up, err := NewUpstream(cfg, NewJoinToken("x"), newKey(t))
+	up, err := NewUpstream(UpstreamConfig{Config: cfg, By: NewJoinToken("x"), Key: newKey(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -157,6 +168,10 @@ func TestUpstream(t *testing.T) {
 		t.Errorf("attested %d times for three calls", s.attested)
 	}
 	s.forgets = 1
+	if err := up.PublishJWT(t.Context(), "kid2", key.Public(), time.Now().Add(time.Hour)); err != nil || s.attested != 1 {
+		t.Errorf("downstream SVID refused: %v, attested %d times", err, s.attested)
+	}
+	s.forgets, s.evicts = 1, 1
 	if err := up.PublishJWT(t.Context(), "kid2", key.Public(), time.Now().Add(time.Hour)); err != nil || s.attested != 2 {
 		t.Errorf("evicted meanwhile: %v, attested %d times", err, s.attested)
 	}
@@ -165,7 +180,7 @@ func TestUpstream(t *testing.T) {
 		t.Errorf("evicted for good: %v", err)
 	}
 	s.forgets, s.downstream = 0, false
-	other, err := NewUpstream(cfg, NewJoinToken("x"), newKey(t))
+	other, err := NewUpstream(UpstreamConfig{Config: cfg, By: NewJoinToken("x"), Key: newKey(t)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -174,5 +189,45 @@ func TestUpstream(t *testing.T) {
 	}
 	if err := other.Close(); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestUpstreamKeepsItsAgent: evidence that works once is used once, also across
+// restarts.
+func TestUpstreamKeepsItsAgent(t *testing.T) {
+	s, cfg := newStock(t)
+	s.once, s.downstream = true, false
+	var kept *x509svid.SVID
+	full := errors.New("disk full")
+	failing := full
+	c := UpstreamConfig{Config: cfg, By: NewJoinToken("x"), Key: newKey(t), Keep: func(svid *x509svid.SVID) error {
+		kept = svid
+		return failing
+	}}
+	up, err := NewUpstream(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := up.Bundle(t.Context()); !errors.Is(err, full) {
+		t.Errorf("an SVID that could not be kept: %v", err)
+	}
+	failing = nil
+	for range 3 {
+		if _, err := up.Bundle(t.Context()); !errors.Is(err, ErrRefused) {
+			t.Errorf("no downstream entry yet: %v", err)
+		}
+	}
+	if s.attested != 1 || kept == nil {
+		t.Fatalf("attested %d times, kept %v", s.attested, kept)
+	}
+	s.downstream = true
+	c.Agent = kept
+	again, err := NewUpstream(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer again.Close()
+	if _, err := again.Bundle(t.Context()); err != nil || s.attested != 1 {
+		t.Errorf("after a restart: %v, attested %d times", err, s.attested)
 	}
 }

@@ -9,11 +9,20 @@
 //	{1: region label text, 2: trust domain text,
 //	 3: [1*8 X.509 root DER bstr], 4: [1*4 record root DER bstr],
 //	 5: authority key bstr, 6: policy key bstr (PKIX, P-256),
-//	 7: version uint (from 1), 8: not before int, 9: not after int (Unix seconds)}
+//	 7: version uint (from 1), 8: not before int, 9: not after int (Unix seconds),
+//	 ? 10: [1*16 {1: key ID text, 2: JWT key bstr (PKIX, P-256), 3: not after int}]}
 //
 // signed as a statement of type "trust/1" in the record's own trust domain, once
 // by each of at least k of the n global keys. On the wire and on disk it is a
 // deterministic CBOR array of those statements, all with the same payload bytes.
+//
+// # Files
+//
+// A draft is a record that nobody has signed: the payload alone. It goes from key
+// holder to key holder, and each adds a signature ([Add]). A file may hold several
+// records one after the other (a CBOR sequence, RFC 8742), so that cat joins files
+// and [Cut] takes them apart. Nothing but the signatures in the records is signed:
+// a file needs no more.
 //
 // # Set
 //
@@ -28,7 +37,6 @@ package trust
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/x509"
@@ -36,6 +44,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
@@ -48,6 +57,7 @@ const MaxSize = 256 << 10
 
 const (
 	maxRoots, maxRecordRoots = 8, 4
+	maxJWTKeys, maxKeyID     = 16, 128
 	maxSignatures            = 16
 )
 
@@ -60,9 +70,15 @@ var (
 	ErrMalformed = errors.New("malformed trust record")
 	// ErrUnsigned means fewer global keys than required signed the record.
 	ErrUnsigned = errors.New("trust record is not signed by enough global keys: sign it with more of them, or check the global keys configured here")
+	// ErrOwnKey means the key to sign with is one that the record itself names.
+	ErrOwnKey = errors.New("trust record names this key as its own authority or policy key: sign it with a global key")
 	// ErrExpired means the record is outside its validity.
 	ErrExpired = errors.New("trust record is outside its validity: import a newer one, and check the clock")
 )
+
+// IsLabel reports whether s can be a region's label: a-z, 0-9 and inner hyphens, up to
+// 32.
+func IsLabel(s string) bool { return labels.MatchString(s) }
 
 // Record is what one region is verified with. Keys and certificates must not be
 // changed once it is in use.
@@ -75,6 +91,17 @@ type Record struct {
 	PolicyKey           *ecdsa.PublicKey    // signs the region's policy
 	Version             uint64              // from 1, only grows
 	NotBefore, NotAfter time.Time           // whole seconds
+
+	// JWTKeys verify the region's JWT-SVIDs elsewhere: up to 16. A key that rotates by
+	// itself is known there as long as a record names it.
+	JWTKeys []JWTKey
+}
+
+// JWTKey verifies JWT-SVIDs.
+type JWTKey struct {
+	ID       string // kid; printable ASCII, at most 128 bytes
+	Key      *ecdsa.PublicKey
+	NotAfter time.Time // whole seconds
 }
 
 type wire struct {
@@ -87,11 +114,18 @@ type wire struct {
 	Version      uint64   `cbor:"7,keyasint"`
 	NotBefore    int64    `cbor:"8,keyasint"`
 	NotAfter     int64    `cbor:"9,keyasint"`
+	JWTKeys      []jwtKey `cbor:"10,keyasint,omitempty"`
 }
 
-// Sign returns r with one signature, by one global key. Put those of several
-// keys together with Join. It refuses, with ErrMalformed, what Verify would.
-func Sign(r Record, key crypto.Signer) ([]byte, error) {
+type jwtKey struct {
+	ID       string `cbor:"1,keyasint"`
+	Key      []byte `cbor:"2,keyasint"`
+	NotAfter int64  `cbor:"3,keyasint"`
+}
+
+// encode writes r as the payload that is signed. It refuses, with ErrMalformed,
+// what Verify would.
+func encode(r Record) ([]byte, error) {
 	w := wire{Region: r.Region, TrustDomain: r.TrustDomain.Name(), Version: r.Version, NotBefore: r.NotBefore.Unix(), NotAfter: r.NotAfter.Unix()}
 	for _, c := range r.X509Roots {
 		w.X509Roots = append(w.X509Roots, c.Raw)
@@ -112,40 +146,22 @@ func Sign(r Record, key crypto.Signer) ([]byte, error) {
 		}
 		*k.out = der
 	}
+	for _, k := range r.JWTKeys {
+		if k.Key == nil {
+			return nil, fmt.Errorf("%w: JWT key %q is missing", ErrMalformed, k.ID)
+		}
+		der, err := x509.MarshalPKIXPublicKey(k.Key)
+		if err != nil {
+			return nil, fmt.Errorf("%w: JWT key %q: %w", ErrMalformed, k.ID, err)
+		}
+		w.JWTKeys = append(w.JWTKeys, jwtKey{k.ID, der, k.NotAfter.Unix()})
+	}
 	payload, err := statement.Marshal(w)
 	if err != nil {
 		return nil, err
 	}
-	if _, err := read(payload); err != nil {
-		return nil, err
-	}
-	s, err := statement.Sign(key, recordType, w.TrustDomain, payload)
-	if err != nil {
-		return nil, err
-	}
-	return statement.Marshal([][]byte{s})
-}
-
-// Join puts the signatures of one record, made by Sign, together.
-func Join(signed ...[]byte) ([]byte, error) {
-	var all [][]byte
-	for _, b := range signed {
-		_, statements, err := split(b)
-		if err != nil {
-			return nil, err
-		}
-		for _, s := range statements {
-			if !slices.ContainsFunc(all, func(have []byte) bool { return bytes.Equal(have, s.Bytes()) }) {
-				all = append(all, s.Bytes())
-			}
-		}
-	}
-	b, err := statement.Marshal(all)
-	if err != nil {
-		return nil, err
-	}
-	_, _, err = split(b) // refuses different payloads, and none
-	return b, err
+	_, err = read(payload)
+	return payload, err
 }
 
 // Verify reads b and checks that at least threshold different keys of global
@@ -169,6 +185,13 @@ func (r Record) ValidAt(now time.Time) bool {
 }
 
 func verify(b []byte, global []*ecdsa.PublicKey, threshold int) (Record, error) {
+	if isDraft(b) {
+		r, err := readDraft(b)
+		if err != nil {
+			return Record{}, err
+		}
+		return Record{}, fmt.Errorf("%w: region %s: it is a draft that nobody has signed: bailiwick trust sign", ErrUnsigned, r.Region)
+	}
 	payload, statements, err := split(b)
 	if err != nil {
 		return Record{}, err
@@ -231,7 +254,7 @@ func read(payload []byte) (Record, error) {
 	switch {
 	case err != nil || td.Name() != w.TrustDomain:
 		return bad("trust domain %q: write it in lower case, without spiffe://", w.TrustDomain)
-	case !labels.MatchString(w.Region):
+	case !IsLabel(w.Region):
 		return bad("region label %q: want a-z, 0-9 and inner hyphens, up to 32", w.Region)
 	case w.Version == 0:
 		return bad("version 0: versions start at 1")
@@ -263,7 +286,29 @@ func read(payload []byte) (Record, error) {
 	if r.PolicyKey, err = publicKey(w.PolicyKey); err != nil {
 		return bad("policy key: %w", err)
 	}
+	if r.JWTKeys, err = readJWTKeys(w.JWTKeys); err != nil {
+		return bad("%w", err)
+	}
 	return r, nil
+}
+
+func readJWTKeys(all []jwtKey) (out []JWTKey, err error) {
+	if len(all) > maxJWTKeys {
+		return nil, fmt.Errorf("%d JWT keys, at most %d", len(all), maxJWTKeys)
+	}
+	for i, w := range all {
+		printable := !strings.ContainsFunc(w.ID, func(r rune) bool { return r <= ' ' || r > '~' })
+		twice := slices.ContainsFunc(out, func(k JWTKey) bool { return k.ID == w.ID })
+		if w.ID == "" || len(w.ID) > maxKeyID || !printable || twice {
+			return nil, fmt.Errorf("JWT key %d: ID %.200q: want 1 to %d printable characters, each ID once", i, w.ID, maxKeyID)
+		}
+		key, err := publicKey(w.Key)
+		if err != nil {
+			return nil, fmt.Errorf("JWT key %q: %w", w.ID, err)
+		}
+		out = append(out, JWTKey{w.ID, key, time.Unix(w.NotAfter, 0)})
+	}
+	return out, nil
 }
 
 func publicKey(der []byte) (*ecdsa.PublicKey, error) {

@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"crypto/ecdsa"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -79,34 +80,65 @@ func (s *Set) Restore(b []byte) error {
 }
 
 func (s *Set) admit(r Record, b []byte) (Record, bool, error) {
-	payload, _, err := split(b)
+	e, err := newEntry(r, b)
 	if err != nil {
 		return Record{}, false, err
 	}
-	e := entry{Record: r, raw: bytes.Clone(b), digest: statement.Digest(payload), bundle: x509bundle.FromX509Authorities(r.TrustDomain, r.X509Roots)}
-
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	have, ok := s.regions[r.TrustDomain]
+	news, err := s.judge(e)
 	switch {
-	case ok && have.digest == e.digest:
+	case err != nil:
+		return Record{}, false, err
+	case !news:
 		return r, false, nil
-	case ok && have.Region != r.Region:
-		return Record{}, false, fmt.Errorf("%w: %s is region %q, not %q", ErrConflict, r.TrustDomain, have.Region, r.Region)
-	case ok && have.Version == r.Version:
-		return Record{}, false, fmt.Errorf("%w: region %s has two contents at version %d", ErrConflict, r.Region, r.Version)
-	case ok && have.Version > r.Version:
-		return Record{}, false, fmt.Errorf("%w: region %s has version %d, offered %d", ErrOld, r.Region, have.Version, r.Version)
-	}
-	for td, other := range s.regions {
-		if other.Region == r.Region && td != r.TrustDomain {
-			return Record{}, false, fmt.Errorf("%w: region %q is %s, not %s", ErrConflict, r.Region, td, r.TrustDomain)
-		}
 	}
 	s.regions[r.TrustDomain] = e
 	close(s.changed)
 	s.changed = make(chan struct{})
 	return r, true, nil
+}
+
+// Judge says what Apply would, and changes nothing.
+func (s *Set) Judge(b []byte, now time.Time) (Record, bool, error) {
+	r, err := Verify(b, s.global, s.threshold, now)
+	if err != nil {
+		return Record{}, false, err
+	}
+	e, err := newEntry(r, b)
+	if err != nil {
+		return Record{}, false, err
+	}
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	news, err := s.judge(e)
+	return r, news, err
+}
+
+func newEntry(r Record, b []byte) (entry, error) {
+	payload, _, err := split(b)
+	return entry{Record: r, raw: bytes.Clone(b), digest: statement.Digest(payload), bundle: x509bundle.FromX509Authorities(r.TrustDomain, r.X509Roots)}, err
+}
+
+// judge compares a record with those that are known. The caller holds mu.
+func (s *Set) judge(e entry) (news bool, err error) {
+	have, ok := s.regions[e.TrustDomain]
+	switch {
+	case ok && have.digest == e.digest:
+		return false, nil
+	case ok && have.Region != e.Region:
+		return false, fmt.Errorf("%w: %s is region %q, not %q", ErrConflict, e.TrustDomain, have.Region, e.Region)
+	case ok && have.Version == e.Version:
+		return false, fmt.Errorf("%w: region %s has two contents at version %d", ErrConflict, e.Region, e.Version)
+	case ok && have.Version > e.Version:
+		return false, fmt.Errorf("%w: region %s has version %d, offered %d", ErrOld, e.Region, have.Version, e.Version)
+	}
+	for td, other := range s.regions {
+		if other.Region == e.Region && td != e.TrustDomain {
+			return false, fmt.Errorf("%w: region %q is %s, not %s", ErrConflict, e.Region, td, e.TrustDomain)
+		}
+	}
+	return true, nil
 }
 
 // Changed returns a channel that is closed at the next change: live
@@ -137,6 +169,16 @@ func (s *Set) Record(td spiffeid.TrustDomain) (Record, bool) {
 	defer s.mu.RUnlock()
 	e, ok := s.regions[td]
 	return e.Record, ok
+}
+
+// AuthorityKey returns the authority's key of td, also where its record has expired: what it
+// signed before still holds. The error is ErrUnknown.
+func (s *Set) AuthorityKey(td spiffeid.TrustDomain) (*ecdsa.PublicKey, error) {
+	r, ok := s.Record(td)
+	if !ok {
+		return nil, fmt.Errorf("%w: %s", ErrUnknown, td)
+	}
+	return r.AuthorityKey, nil
 }
 
 // ByLabel returns the record of the region with this label, valid or not.
@@ -173,6 +215,18 @@ func (s *Set) Export() [][]byte {
 		out = append(out, e.raw)
 	}
 	return out
+}
+
+// Fingerprint is another text for every other set of records, for comparing what two nodes
+// hold: 16 hexadecimal digits.
+func (s *Set) Fingerprint() string {
+	var all []byte
+	for _, raw := range s.Export() {
+		digest := statement.Digest(raw)
+		all = append(all, digest[:]...)
+	}
+	digest := statement.Digest(all)
+	return hex.EncodeToString(digest[:8])
 }
 
 func (s *Set) valid(td spiffeid.TrustDomain, now time.Time) (entry, error) {

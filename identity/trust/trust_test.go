@@ -5,13 +5,19 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
+	"fmt"
 	"math/big"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -71,6 +77,10 @@ func sign(t testing.TB, r Record, keys ...*ecdsa.PrivateKey) []byte {
 
 func publics(keys ...*ecdsa.PrivateKey) (out []*ecdsa.PublicKey) {
 	for _, k := range keys {
+		if k == nil {
+			out = append(out, nil)
+			continue
+		}
 		out = append(out, &k.PublicKey)
 	}
 	return out
@@ -115,16 +125,25 @@ func TestVerifyThreshold(t *testing.T) {
 func TestSignRefuses(t *testing.T) {
 	other := record(t, "west", west, 1)
 	for name, change := range map[string]func(*Record){
-		"label":                     func(r *Record) { r.Region = "East" },
-		"no label":                  func(r *Record) { r.Region = "" },
-		"trust domain":              func(r *Record) { r.TrustDomain = spiffeid.TrustDomain{} },
-		"version":                   func(r *Record) { r.Version = 0 },
-		"validity":                  func(r *Record) { r.NotAfter = r.NotBefore },
-		"no root":                   func(r *Record) { r.X509Roots = nil },
-		"no record root":            func(r *Record) { r.RecordRoots = nil },
-		"record root of another":    func(r *Record) { r.RecordRoots = other.RecordRoots },
-		"SVID root as record root":  func(r *Record) { r.RecordRoots = r.X509Roots },
-		"no authority key":          func(r *Record) { r.AuthorityKey = nil },
+		"label":                    func(r *Record) { r.Region = "East" },
+		"no label":                 func(r *Record) { r.Region = "" },
+		"trust domain":             func(r *Record) { r.TrustDomain = spiffeid.TrustDomain{} },
+		"version":                  func(r *Record) { r.Version = 0 },
+		"validity":                 func(r *Record) { r.NotAfter = r.NotBefore },
+		"no root":                  func(r *Record) { r.X509Roots = nil },
+		"no record root":           func(r *Record) { r.RecordRoots = nil },
+		"record root of another":   func(r *Record) { r.RecordRoots = other.RecordRoots },
+		"SVID root as record root": func(r *Record) { r.RecordRoots = r.X509Roots },
+		"no authority key":         func(r *Record) { r.AuthorityKey = nil },
+		"JWT key without ID":       func(r *Record) { r.JWTKeys = []JWTKey{{Key: r.PolicyKey}} },
+		"JWT key with a space":     func(r *Record) { r.JWTKeys = []JWTKey{{ID: "a b", Key: r.PolicyKey}} },
+		"long JWT key ID":          func(r *Record) { r.JWTKeys = []JWTKey{{ID: strings.Repeat("k", maxKeyID+1), Key: r.PolicyKey}} },
+		"JWT key ID twice":         func(r *Record) { r.JWTKeys = []JWTKey{{ID: "k", Key: r.PolicyKey}, {ID: "k", Key: r.AuthorityKey}} },
+		"no JWT key":               func(r *Record) { r.JWTKeys = []JWTKey{{ID: "k"}} },
+		"JWT key on other curve": func(r *Record) {
+			k, _ := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+			r.JWTKeys = []JWTKey{{ID: "k", Key: &k.PublicKey}}
+		},
 		"policy key on other curve": func(r *Record) { k, _ := ecdsa.GenerateKey(elliptic.P384(), rand.Reader); r.PolicyKey = &k.PublicKey },
 	} {
 		r := record(t, "east", east, 1)
@@ -132,6 +151,19 @@ func TestSignRefuses(t *testing.T) {
 		if _, err := Sign(r, newKey(t)); !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v, want ErrMalformed", name, err)
 		}
+	}
+	many := record(t, "east", east, 1)
+	for i := range maxJWTKeys + 1 {
+		many.JWTKeys = append(many.JWTKeys, JWTKey{ID: fmt.Sprint(i), Key: many.PolicyKey, NotAfter: now})
+	}
+	if _, err := Sign(many, newKey(t)); !errors.Is(err, ErrMalformed) {
+		t.Errorf("%d JWT keys: %v", len(many.JWTKeys), err)
+	}
+	key := newKey(t)
+	many.JWTKeys = many.JWTKeys[1:]
+	got, err := Verify(sign(t, many, key), publics(key), 1, now)
+	if err != nil || len(got.JWTKeys) != maxJWTKeys || got.JWTKeys[0].ID != "1" || !got.JWTKeys[0].Key.Equal(many.PolicyKey) || !got.JWTKeys[0].NotAfter.Equal(now) {
+		t.Errorf("JWT keys: %+v, %v", got.JWTKeys, err)
 	}
 	a, _ := Sign(record(t, "east", east, 1), newKey(t))
 	b, _ := Sign(other, newKey(t))
@@ -141,6 +173,146 @@ func TestSignRefuses(t *testing.T) {
 	if _, err := Join(); !errors.Is(err, ErrMalformed) {
 		t.Errorf("joined nothing: %v", err)
 	}
+}
+
+// TestMalformed: what nobody here would have signed, and a global key did.
+func TestMalformed(t *testing.T) {
+	key := newKey(t)
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	big, err := x509.MarshalPKIXPublicKey(&rsaKey.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := record(t, "east", east, 1)
+	leaf := *good.X509Roots[0]
+	leaf.IsCA, leaf.PublicKey = false, &key.PublicKey
+	der, err := x509.CreateCertificate(rand.Reader, &leaf, &leaf, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		change func(*wire)
+		want   error
+	}{
+		"nothing": {func(*wire) {}, nil},
+		"as many as there may be": {func(w *wire) {
+			w.X509Roots, w.RecordRoots = slices.Repeat(w.X509Roots, maxRoots), slices.Repeat(w.RecordRoots, maxRecordRoots)
+		}, nil},
+		"trust domain with scheme":  {func(w *wire) { w.TrustDomain = "spiffe://east.dev.example" }, ErrMalformed},
+		"trust domain in capitals":  {func(w *wire) { w.TrustDomain = "EAST.dev.example" }, ErrMalformed},
+		"many roots":                {func(w *wire) { w.X509Roots = slices.Repeat(w.X509Roots, maxRoots+1) }, ErrMalformed},
+		"many record roots":         {func(w *wire) { w.RecordRoots = slices.Repeat(w.RecordRoots, maxRecordRoots+1) }, ErrMalformed},
+		"a leaf as root":            {func(w *wire) { w.X509Roots = append(w.X509Roots, der) }, ErrMalformed},
+		"no certificate as root":    {func(w *wire) { w.X509Roots = append(w.X509Roots, []byte{1}) }, ErrMalformed},
+		"RSA as authority key":      {func(w *wire) { w.AuthorityKey = big }, ErrMalformed},
+		"no key as policy key":      {func(w *wire) { w.PolicyKey = []byte{1} }, ErrMalformed},
+		"an authority key on P-384": {func(w *wire) { w.AuthorityKey = p384(t) }, ErrMalformed},
+	} {
+		payload, err := encode(good)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var w wire
+		if err := statement.Unmarshal(payload, &w); err != nil {
+			t.Fatal(err)
+		}
+		c.change(&w)
+		if payload, err = statement.Marshal(w); err != nil {
+			t.Fatal(err)
+		}
+		signed, err := statement.Sign(key, recordType, w.TrustDomain, payload)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := statement.Marshal([][]byte{signed})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Verify(b, publics(nil, key), 1, now); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
+			t.Errorf("%s: %v, want %v", name, err, c.want)
+		}
+		if _, err := readDraft(payload); !errors.Is(err, c.want) || (err == nil) != (c.want == nil) {
+			t.Errorf("%s, as a draft: %v, want %v", name, err, c.want)
+		}
+	}
+	many := make([]*ecdsa.PrivateKey, maxSignatures+1)
+	for i := range many {
+		many[i] = newKey(t)
+	}
+	var all [][]byte
+	for _, k := range many {
+		one, err := Sign(good, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var alone [][]byte
+		if err := statement.Unmarshal(one, &alone); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, alone...)
+	}
+	for n, want := range map[int]error{maxSignatures: nil, maxSignatures + 1: ErrMalformed} {
+		b, err := statement.Marshal(all[:n])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Verify(b, publics(many...), 1, now); !errors.Is(err, want) || (err == nil) != (want == nil) {
+			t.Errorf("%d signatures: %v, want %v", n, err, want)
+		}
+	}
+	large, tmpl := good, *good.X509Roots[0]
+	tmpl.PublicKey, tmpl.ExtraExtensions = &key.PublicKey, []pkix.Extension{{Id: asn1.ObjectIdentifier{1, 2, 3}, Value: make([]byte, MaxSize/5)}}
+	if der, err = x509.CreateCertificate(rand.Reader, &tmpl, &tmpl, &key.PublicKey, key); err != nil {
+		t.Fatal(err)
+	}
+	root, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	large.X509Roots = []*x509.Certificate{root}
+	all = nil
+	for _, k := range many[:5] {
+		one, err := Sign(large, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Verify(one, publics(k), 1, now); err != nil {
+			t.Errorf("%d bytes: %v", len(one), err)
+		}
+		var alone [][]byte
+		if err := statement.Unmarshal(one, &alone); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, alone...)
+	}
+	b, err := statement.Marshal(all)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Verify(b, publics(many...), 1, now); !errors.Is(err, ErrMalformed) {
+		t.Errorf("%d bytes: %v", len(b), err)
+	}
+	for _, threshold := range []int{-1, 0, 2} {
+		if _, err := NewSet(publics(key), threshold); !errors.Is(err, ErrNoGlobal) {
+			t.Errorf("%d of 1: %v", threshold, err)
+		}
+	}
+}
+
+func p384(t *testing.T) []byte {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
 }
 
 func TestSet(t *testing.T) {

@@ -16,8 +16,11 @@ import (
 
 // Caller is the local process at the other end of a connection.
 type Caller struct {
-	PID       int // for logs
-	Selectors []string
+	PID       int      // for logs
+	Selectors []string // for logs: there may be more, which cost to find out
+	// Shows says whether all of an entry's selectors are the process's. Nil: Match
+	// compares them with Selectors.
+	Shows func(entry []string) bool
 	// Recheck says whether it is still the process that was attributed, with the
 	// errors of caller.Process.Recheck. Nil says no.
 	Recheck func() error
@@ -31,7 +34,14 @@ func attribute(c *net.UnixConn) (Caller, error) {
 	if err != nil {
 		return Caller{}, err
 	}
-	return Caller{PID: p.PID, Selectors: p.Selectors, Recheck: p.Recheck, Close: p.Close}, nil
+	return Caller{PID: p.PID, Selectors: p.Selectors, Shows: p.Shows, Recheck: p.Recheck, Close: p.Close}, nil
+}
+
+func (c Caller) shows(entry []string) bool {
+	if c.Shows != nil {
+		return c.Shows(entry)
+	}
+	return Match(entry, c.Selectors)
 }
 
 // Match says whether a process with the selectors of a caller may have the

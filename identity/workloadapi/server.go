@@ -5,13 +5,17 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"path"
 	"strings"
 	"sync"
 	"time"
 
+	secretv3 "github.com/envoyproxy/go-control-plane/envoy/service/secret/v3"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -32,29 +36,35 @@ const (
 
 // Identity is what a caller may be.
 type Identity struct {
-	SVID *x509svid.SVID // with its key
-	Hint string
+	SVID  *x509svid.SVID // with its key
+	Entry string         // ID of the registration entry that gives it
+	Hint  string         // for the workload, where it has several
 }
 
-// Source is what the server serves from. Its methods are called concurrently
-// and must not block; what they return must not be changed later.
+// Source is what the server serves from. Its methods are called concurrently,
+// only JWTSVID may block; what they return must not be changed later.
 type Source interface {
-	// Identities returns the identities whose entries Match the selectors of a
-	// caller, the default one first. An error means there is nothing to say yet
+	// Identities returns the identities of a caller, the default one first: those
+	// whose entry's selectors it shows, all of them. An error means there is nothing to say yet
 	// and is shown to the caller; none means it has no identity.
-	Identities(selectors []string) ([]Identity, error)
-	// Bundles returns the trust bundles of all trust domains known here.
-	Bundles() []*x509bundle.Bundle
+	Identities(shows func(entry []string) bool) ([]Identity, error)
+	// JWTSVID returns a token of an identity for an audience, which is not empty.
+	// An error means there is none at present, and is shown to the caller.
+	JWTSVID(ctx context.Context, i Identity, audience []string) (*jwtsvid.SVID, error)
+	// Bundles returns the trust bundles of all trust domains known here, X.509
+	// roots and JWT keys.
+	Bundles() []*spiffebundle.Bundle
 	// AsOf returns when the above was last confirmed by an issuer.
 	AsOf() time.Time
 	// Changed returns a channel that is closed at the next change of the above.
 	Changed() <-chan struct{}
 }
 
-// Config says what a Server needs. Path and Source are required.
+// Config says what a Server needs. Path, TrustDomain and Source are required.
 type Config struct {
-	Path   string // of the socket
-	Source Source
+	Path        string // of the socket
+	TrustDomain spiffeid.TrustDomain
+	Source      Source
 	// Attribute says which process connected. Nil uses package caller.
 	Attribute func(*net.UnixConn) (Caller, error)
 	Log       *slog.Logger          // may be nil
@@ -86,7 +96,7 @@ func Listen(cfg Config) (*Server, error) {
 	}
 	s.calls = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "bailiwick_workload_api_calls_total",
-		Help: "Workload API calls that ended, by method and gRPC code.",
+		Help: "Workload API and SDS calls that ended, by method and gRPC code.",
 	}, []string{"method", "code"})
 	if cfg.Metrics != nil {
 		if err := cfg.Metrics.Register(s.calls); err != nil {
@@ -105,6 +115,7 @@ func Listen(cfg Config) (*Server, error) {
 		grpc.StreamInterceptor(s.stream),
 	)
 	workload.RegisterSpiffeWorkloadAPIServer(s.grpc, s)
+	secretv3.RegisterSecretDiscoveryServiceServer(s.grpc, sds{Server: s})
 	reflection.Register(s.grpc)
 	return s, nil
 }
@@ -132,8 +143,8 @@ func (s *Server) Close() error {
 	return nil
 }
 
-// secure enforces the security header on Workload API calls. Reflection is not
-// one.
+// secure enforces the security header on Workload API calls. Those of Envoy and
+// reflection are none.
 func secure(ctx context.Context, method string) error {
 	if !strings.HasPrefix(method, service) {
 		return nil
@@ -164,10 +175,10 @@ func (s *Server) stream(srv any, st grpc.ServerStream, info *grpc.StreamServerIn
 
 // done counts a call that ended and logs a refusal.
 func (s *Server) done(ctx context.Context, method string, err error) {
-	if !strings.HasPrefix(method, service) {
+	if !strings.HasPrefix(method, service) && !strings.HasPrefix(method, sdsService) {
 		return
 	}
-	name, code := method[len(service):], status.Code(err)
+	name, code := path.Base(method), status.Code(err)
 	s.calls.WithLabelValues(name, code.String()).Inc()
 	switch code {
 	case codes.OK, codes.Canceled:

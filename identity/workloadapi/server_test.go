@@ -3,213 +3,23 @@ package workloadapi
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/big"
-	"net"
-	"net/url"
 	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
-	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	"github.com/spiffe/go-spiffe/v2/workloadapi"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection/grpc_reflection_v1"
 	"google.golang.org/grpc/status"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/caller"
 )
-
-// makeSVID makes a self-signed SVID that ends after life.
-func makeSVID(t testing.TB, id string, life time.Duration) *x509svid.SVID {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	sid := spiffeid.RequireFromString(id)
-	tmpl := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), URIs: []*url.URL{sid.URL()}, KeyUsage: x509.KeyUsageDigitalSignature,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(life),
-	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &x509svid.SVID{ID: sid, Certificates: []*x509.Certificate{cert}, PrivateKey: key}
-}
-
-func bundleOf(svid *x509svid.SVID) *x509bundle.Bundle {
-	return x509bundle.FromX509Authorities(svid.ID.TrustDomain(), svid.Certificates)
-}
-
-// entry is an identity and the selectors it takes.
-type entry struct {
-	selectors []string
-	identity  Identity
-}
-
-// source is a Source that tests change.
-type source struct {
-	mu      sync.Mutex
-	entries []entry
-	bundles []*x509bundle.Bundle
-	err     error
-	changed chan struct{}
-}
-
-func (s *source) set(change func(*source)) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	change(s)
-	close(s.changed)
-	s.changed = make(chan struct{})
-}
-
-func (s *source) Identities(selectors []string) (out []Identity, err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for _, e := range s.entries {
-		if Match(e.selectors, selectors) {
-			out = append(out, e.identity)
-		}
-	}
-	return out, s.err
-}
-
-func (s *source) Bundles() []*x509bundle.Bundle {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.bundles
-}
-
-func (s *source) AsOf() time.Time { return time.Unix(1_700_000_000, 0) }
-
-func (s *source) Changed() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.changed
-}
-
-// process is a local process as tests want it seen.
-type process struct {
-	mu        sync.Mutex
-	attestErr error
-	now       error
-	closed    int
-}
-
-func (p *process) attribute(*net.UnixConn) (Caller, error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.attestErr != nil {
-		return Caller{}, p.attestErr
-	}
-	return Caller{
-		PID: 42, Selectors: []string{"unix:uid:1000", "unix:user:web"},
-		Recheck: func() error { p.mu.Lock(); defer p.mu.Unlock(); return p.now },
-		Close:   func() error { p.mu.Lock(); defer p.mu.Unlock(); p.closed++; return nil },
-	}, nil
-}
-
-func (p *process) become(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.now = err
-}
-
-func (p *process) refuse(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.attestErr = err
-}
-
-const shopID = "spiffe://east.dev.example/workload/shop"
-
-// fixture is a running server with one identity for uid 1000.
-type fixture struct {
-	path string
-	src  *source
-	proc *process
-	shop *x509svid.SVID
-	west *x509svid.SVID
-	srv  *Server
-}
-
-func start(t testing.TB, change func(*Config)) *fixture {
-	t.Helper()
-	f := &fixture{path: filepath.Join(t.TempDir(), "run", "api.sock"), proc: &process{}}
-	f.shop = makeSVID(t, shopID, time.Hour)
-	f.west = makeSVID(t, "spiffe://west.dev.example/x", time.Hour)
-	f.src = &source{
-		entries: []entry{{[]string{"unix:uid:1000"}, Identity{SVID: f.shop, Hint: "internal"}}},
-		bundles: []*x509bundle.Bundle{bundleOf(f.shop), bundleOf(f.west)},
-		changed: make(chan struct{}),
-	}
-	cfg := Config{Path: f.path, Source: f.src, Attribute: f.proc.attribute}
-	if change != nil {
-		change(&cfg)
-	}
-	srv, err := Listen(cfg)
-	if err != nil {
-		t.Fatal(err)
-	}
-	f.srv = srv
-	done := make(chan error, 1)
-	go func() { done <- srv.Run(context.Background()) }()
-	t.Cleanup(func() {
-		_ = srv.Close()
-		if err := <-done; err != nil {
-			t.Errorf("Run: %v", err)
-		}
-	})
-	return f
-}
-
-func (f *fixture) client(t testing.TB) *workloadapi.Client {
-	t.Helper()
-	c, err := workloadapi.New(context.Background(), workloadapi.WithAddr("unix://"+f.path))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	return c
-}
-
-// raw is a client that sends what metadata it likes.
-func (f *fixture) raw(t testing.TB) *grpc.ClientConn {
-	t.Helper()
-	c, err := grpc.NewClient("unix://"+f.path, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	return c
-}
-
-func timeout(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	t.Cleanup(cancel)
-	return ctx
-}
 
 func TestFetch(t *testing.T) {
 	f := start(t, nil)
@@ -223,8 +33,8 @@ func TestFetch(t *testing.T) {
 	if !x.DefaultSVID().PrivateKey.(*ecdsa.PrivateKey).Equal(f.shop.PrivateKey) {
 		t.Error("another key came back")
 	}
-	for _, b := range []*x509bundle.Bundle{bundleOf(f.shop), bundleOf(f.west)} {
-		if got, ok := x.Bundles.Get(b.TrustDomain()); !ok || !got.Equal(b) {
+	for _, b := range []*spiffebundle.Bundle{bundleOf(f.shop), bundleOf(f.west)} {
+		if got, ok := x.Bundles.Get(b.TrustDomain()); !ok || !got.Equal(b.X509Bundle()) {
 			t.Errorf("bundle of %s: %v", b.TrustDomain(), got)
 		}
 	}
@@ -243,6 +53,9 @@ func TestSecondEntryAndOtherCallers(t *testing.T) {
 			entry{[]string{"unix:uid:1000", "unix:user:web"}, Identity{SVID: admin}},
 			entry{[]string{"unix:uid:1001"}, Identity{SVID: bank}},
 			entry{nil, Identity{SVID: bank}})
+	})
+	f.src.set(func(s *source) { // a hint names one identity
+		s.entries = append(s.entries, entry{[]string{"unix:uid:1000"}, Identity{SVID: bank, Hint: "internal"}})
 	})
 	svids, err := f.client(t).FetchX509SVIDs(timeout(t))
 	if err != nil || len(svids) != 2 || svids[0].ID.String() != shopID || svids[1].ID != admin.ID {
@@ -384,8 +197,12 @@ func TestHeaderReflectionAndAbsentProfiles(t *testing.T) {
 	if md, err := bundles.Header(); err != nil || md.Get(AsOfHeader)[0] != "2023-11-14T22:13:20Z" {
 		t.Errorf("%s: %v, %v", AsOfHeader, md, err)
 	}
-	if _, err := f.client(t).FetchJWTSVID(ctx, jwtsvid.Params{Audience: "a"}); status.Code(err) != codes.Unimplemented {
-		t.Errorf("FetchJWTSVID: %v", err)
+	wit, err := api.FetchWITBundles(ctx, &workload.WITBundlesRequest{})
+	if err == nil {
+		_, err = wit.Recv()
+	}
+	if status.Code(err) != codes.Unimplemented {
+		t.Errorf("FetchWITBundles: %v", err)
 	}
 	if _, err := api.FetchJWTSVID(timeout(t), &workload.JWTSVIDRequest{}); status.Code(err) != codes.InvalidArgument {
 		t.Errorf("FetchJWTSVID without the header: %v", err)

@@ -3,7 +3,7 @@ package workloadapi
 import (
 	"time"
 
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/proto/spiffe/workload"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -80,31 +80,45 @@ func push[R any, P interface {
 // identities returns what c may be now, at least one, or the status to end its
 // call with.
 func (s *Server) identities(c Caller) ([]Identity, error) {
-	all, err := s.cfg.Source.Identities(c.Selectors)
+	all, err := s.cfg.Source.Identities(c.shows)
 	if err != nil {
 		return nil, status.Errorf(codes.Unavailable, "no identities to give yet: %v", err)
 	}
 	if len(all) == 0 {
 		return nil, status.Error(codes.PermissionDenied, "no identity issued")
 	}
-	var valid []Identity
-	var last time.Time
-	now := time.Now()
-	for _, i := range all {
-		end := i.SVID.Certificates[0].NotAfter
-		if now.Before(end) {
-			valid = append(valid, i)
-		} else if end.After(last) {
-			last = end
-		}
-	}
+	valid, last := usable(all, time.Now())
 	if len(valid) == 0 {
 		return nil, status.Errorf(codes.Unavailable, "all identities expired, the last %s: no issuer can be reached", last.UTC().Format(time.RFC3339))
 	}
 	return valid, nil
 }
 
-func svidResponse(identities []Identity, bundles []*x509bundle.Bundle) (*workload.X509SVIDResponse, error) {
+// usable returns the identities that are valid now, one for each hint, and when the
+// last of those that are not ended.
+func usable(all []Identity, now time.Time) (valid []Identity, last time.Time) {
+	hints := map[string]bool{}
+	for _, i := range all {
+		end := i.SVID.Certificates[0].NotAfter
+		switch {
+		case !now.Before(end):
+			last = later(last, end)
+		case !hints[i.Hint]:
+			hints[i.Hint] = i.Hint != ""
+			valid = append(valid, i)
+		}
+	}
+	return valid, last
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
+}
+
+func svidResponse(identities []Identity, bundles []*spiffebundle.Bundle) (*workload.X509SVIDResponse, error) {
 	resp := &workload.X509SVIDResponse{FederatedBundles: map[string][]byte{}}
 	own := map[string]bool{}
 	for _, i := range identities {
@@ -134,7 +148,7 @@ func svidResponse(identities []Identity, bundles []*x509bundle.Bundle) (*workloa
 }
 
 // roots returns a bundle's certificates in DER, one after the other.
-func roots(b *x509bundle.Bundle) (der []byte) {
+func roots(b *spiffebundle.Bundle) (der []byte) {
 	for _, c := range b.X509Authorities() {
 		der = append(der, c.Raw...)
 	}

@@ -4,8 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/quic-go/quic-go"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
@@ -17,13 +20,45 @@ type Conn struct {
 	s    *session
 	bout bout
 	out  chan []byte // to the writer goroutine; never closed
+
+	open atomic.Int64 // streams of both sides that are not closed
+	used atomic.Int64 // Unix nanoseconds of the last stream's end, or datagram
 }
 
 func (l *Link) newConn(s *session, initiator spiffeid.ID, instance [16]byte) *Conn {
-	return &Conn{
+	c := &Conn{
 		l: l, s: s, out: make(chan []byte, queueLen),
 		bout: bout{initiator: initiator, instance: instance, since: time.Now()},
 	}
+	c.use()
+	return c
+}
+
+// stream wraps a stream of this connection, which is in use until it is closed.
+func (c *Conn) stream(qs *quic.Stream) *Stream {
+	s := newStream(c.s.qc, qs)
+	c.open.Add(1)
+	s.over = sync.OnceFunc(func() {
+		c.use()
+		c.open.Add(-1)
+	})
+	return s
+}
+
+func (c *Conn) use() { c.used.Store(time.Now().UnixNano()) }
+
+// Idle returns for how long nothing has used the connection: no stream is open, and
+// no datagram came or went. Zero while a stream is open.
+func (c *Conn) Idle() time.Duration {
+	if c.open.Load() > 0 {
+		return 0
+	}
+	return max(0, time.Since(time.Unix(0, c.used.Load())))
+}
+
+// Close ends the connection because nobody needs it, and tells the peer so.
+func (c *Conn) Close() {
+	c.s.end(codeIdle, "nothing used this connection: dial again when it is needed")
 }
 
 // serve accepts streams and moves datagrams until the connection ends.
@@ -37,7 +72,7 @@ func (c *Conn) serve() {
 		if err != nil {
 			break
 		}
-		go c.serveStream(ctx, newStream(c.s.qc, qs)) // at most maxStreams of them
+		go c.serveStream(ctx, c.stream(qs)) // at most maxStreams of them
 	}
 	<-ctx.Done()
 	c.l.unregister(c)
@@ -89,7 +124,7 @@ func (c *Conn) OpenStream(ctx context.Context, proto string) (*Stream, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open stream %q to %s: %w", proto, c.s.id, explain(err))
 	}
-	s := newStream(c.s.qc, qs)
+	s := c.stream(qs)
 	if _, err := s.Write(appendHeader(nil, proto)); err != nil {
 		s.Reset()
 		return nil, fmt.Errorf("open stream %q to %s: %w", proto, c.s.id, err)

@@ -40,6 +40,7 @@ func (c *Conn) readDatagrams() {
 			c.l.m.dropped.WithLabelValues("protocol").Inc()
 			continue
 		}
+		c.use()
 		fn(c.s.id, b[1:])
 	}
 }
@@ -70,6 +71,7 @@ func (c *Conn) SendDatagram(proto byte, b []byte) error {
 	if !c.s.alive() {
 		return c.Err()
 	}
+	c.use()
 	select {
 	case c.out <- append(append(make([]byte, 0, 1+len(b)), proto), b...):
 		return nil

@@ -101,6 +101,7 @@ func (l *Link) dialNode(ctx context.Context, addr netip.AddrPort, want spiffeid.
 	if err != nil {
 		return nil, fmt.Errorf("own SVID: %w", err)
 	}
+	//bailiwick:check TestExpiryRetryStorm/links
 	if err := current(own.Certificates, time.Now()); err != nil {
 		return nil, err
 	}

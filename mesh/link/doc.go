@@ -46,7 +46,8 @@
 //
 // # What it does not do
 //
-// It does not decide who is welcome, retry a dial, pool tunnels, or say which
+// It does not decide who is welcome, retry a dial, close what nobody uses ([Conn.Idle]
+// says for how long), pool tunnels, or say which
 // node a workload SVID came from: Config.Authorize, the callers and package
 // tunnel do.
 package link

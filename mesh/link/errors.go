@@ -55,6 +55,7 @@ const (
 	codeHello        quic.ApplicationErrorCode = 0x14 // no hello, or a malformed one
 	codeBusy         quic.ApplicationErrorCode = 0x15 // over a limit of this side
 	codeTunnelEnd    quic.ApplicationErrorCode = 0x16 // the owner of the tunnel closed it
+	codeIdle         quic.ApplicationErrorCode = 0x17 // nothing used the connection
 )
 
 // Codes of RESET_STREAM and STOP_SENDING frames.

@@ -43,6 +43,7 @@ func (g *gate) suspicious(a net.Addr) bool {
 func (g *gate) enter(a netip.Addr) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	//bailiwick:check TestHalfOpenLinks
 	if g.all >= maxHandshakes || g.from[a] >= maxHandshakesAddr {
 		return errBusy
 	}

@@ -146,11 +146,12 @@ func Listen(cfg Config) (*Link, error) {
 		ConnContext:         l.connContext,
 		StatelessResetKey:   (*quic.StatelessResetKey)(cfg.ResetKey),
 	}
+	l.ctx, l.stop = context.WithCancel(context.Background()) // before the first packet can come
 	if l.ln, err = l.tr.Listen(l.serverTLS(), l.quicConfig()); err != nil {
+		l.stop()
 		_ = l.socket.Close()
 		return nil, fmt.Errorf("listen for QUIC on %s: %w", cfg.Listen, err)
 	}
-	l.ctx, l.stop = context.WithCancel(context.Background())
 	go l.notify()
 	return l, nil
 }

@@ -20,6 +20,7 @@ type Stream struct {
 	qs            *quic.Stream
 	local, remote net.Addr
 	writing       sync.Mutex // held during one Write: quic-go forbids closing under a Write
+	over          func()     // hears of the first Close or Reset; nil: nobody does
 }
 
 var _ net.Conn = (*Stream)(nil)
@@ -61,6 +62,7 @@ func (s *Stream) CancelRead() { s.qs.CancelRead(resetDone) }
 // still delivered. A Write in progress is abandoned and the peer then sees
 // ErrReset instead of io.EOF.
 func (s *Stream) Close() error {
+	s.end()
 	s.qs.CancelRead(resetDone)
 	if !s.writing.TryLock() {
 		s.qs.CancelWrite(resetDone)
@@ -75,8 +77,15 @@ func (s *Stream) Close() error {
 func (s *Stream) Reset() { s.reset(resetDone) }
 
 func (s *Stream) reset(code quic.StreamErrorCode) {
+	s.end()
 	s.qs.CancelRead(code)
 	s.qs.CancelWrite(code)
+}
+
+func (s *Stream) end() {
+	if s.over != nil {
+		s.over()
+	}
 }
 
 // Context ends when the sending direction is closed or the connection ends.

@@ -78,9 +78,11 @@ func (l *Link) harden(c *tls.Config, proto string) *tls.Config {
 // handshake (Link.admit), where the refused peer can be told why.
 func (l *Link) nodePeer(own *x509svid.SVID) identity.Authorize {
 	return func(id spiffeid.ID, _ [][]*x509.Certificate) error {
+		//bailiwick:check TestStranger/a_workload
 		if _, err := identity.ParseNode(id); err != nil {
 			return err
 		}
+		//bailiwick:check TestStranger/the_node_itself
 		if id == own.ID {
 			return errors.New("this is the node itself")
 		}

@@ -76,7 +76,7 @@ func (p *Proxy) admit(f *flow, s *session, st *link.Stream, r *Refusal) error {
 		return err
 	}
 	r.Service = o.Service
-	c, err := p.enter(f, o.Service, visitor{s.t.RemoteID, s.far.node, s.t.LocalID}, r)
+	c, err := p.enter(f, o.Service, visitor{s.t.RemoteID, s.far.node, s.t.LocalID, s.ends}, r)
 	if err != nil {
 		p.answer(st, statusOf(err))
 		return err
@@ -119,8 +119,11 @@ func statusOf(err error) status {
 	}
 }
 
-// visitor is who comes: a workload from a node, to be served by an owner.
-type visitor struct{ workload, node, owner spiffeid.ID }
+// visitor is who comes: a workload from a node, to be served by an owner, until its identity ends.
+type visitor struct {
+	workload, node, owner spiffeid.ID
+	ends                  time.Time
+}
 
 // enter decides at the destination and connects to the local target of the
 // service.
@@ -137,7 +140,7 @@ func (p *Proxy) enter(f *flow, service string, v visitor, r *Refusal) (*net.TCPC
 		if t.SVID.ID != v.owner {
 			return t, fmt.Errorf("%w: %q is served by %s, not by %s", ErrNoTarget, service, t.SVID.ID, v.owner)
 		}
-		d := p.decide(f.ctx, when, policy.Accept, p.cfg.Peer(v.workload, v.node), p.cfg.Peer(v.owner, self.ID), t.Service)
+		d := p.decide(f.ctx, when, policy.Accept, v.ends, p.cfg.Peer(v.workload, v.node), p.cfg.Peer(v.owner, self.ID), t.Service)
 		if !d.Allow {
 			return t, denial(d)
 		}
@@ -161,7 +164,7 @@ func (p *Proxy) enter(f *flow, service string, v visitor, r *Refusal) (*net.TCPC
 
 // stay carries a connection to an owner on this node: both decisions, no tunnel.
 func (j *journey) stay(o route.Owner, r *Refusal) error {
-	c, err := j.p.enter(j.f, j.service, visitor{j.svid.ID, j.self, o.Workload}, r)
+	c, err := j.p.enter(j.f, j.service, visitor{j.svid.ID, j.self, o.Workload, j.svid.Certificates[0].NotAfter}, r)
 	if err != nil {
 		return err
 	}

@@ -43,8 +43,9 @@ var (
 
 // Denied is a denial by policy. It matches ErrDenied.
 type Denied struct {
-	ID, Rule, Reason string
-	Remote           bool // the destination denied; ID can be explained there
+	ID, Rule string
+	Reason   string // with the owner of the rule, where it has one
+	Remote   bool   // the destination denied; ID can be explained there
 }
 
 func (d *Denied) Error() string {

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 
@@ -229,24 +230,43 @@ func TestHostileStatus(t *testing.T) {
 }
 
 // testBinding is the same in every process, so that fuzzing workers agree.
-func testBinding() (binding, *x509svid.SVID) {
+func testBinding() (binding, *x509svid.SVID, *x509bundle.Bundle) {
 	key := must(ecdsa.ParseRawPrivateKey(elliptic.P256(), bytes.Repeat([]byte{7}, 32)))
+	rootKey := must(ecdsa.ParseRawPrivateKey(elliptic.P256(), bytes.Repeat([]byte{8}, 32)))
 	id := spiffeid.RequireFromString("spiffe://east.dev.example/node/a")
 	at := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), URIs: []*url.URL{id.URL()}, NotBefore: at, NotAfter: at.AddDate(1, 0, 0)}
-	node := must(x509.ParseCertificate(must(x509.CreateCertificate(nil, tmpl, tmpl, &key.PublicKey, key))))
+	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), URIs: []*url.URL{id.TrustDomain().ID().URL()}, NotBefore: at, NotAfter: at.AddDate(1, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	root := must(x509.ParseCertificate(must(x509.CreateCertificate(nil, tmpl, tmpl, &rootKey.PublicKey, rootKey))))
+	tmpl = &x509.Certificate{SerialNumber: big.NewInt(2), URIs: []*url.URL{id.URL()}, NotBefore: at, NotAfter: at.AddDate(1, 0, 0),
+		BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature}
+	node := must(x509.ParseCertificate(must(x509.CreateCertificate(nil, tmpl, root, &key.PublicKey, rootKey))))
 	return binding{[32]byte{1, 2, 3}, &x509.Certificate{Raw: []byte("client")}, &x509.Certificate{Raw: []byte("shop")}},
-		&x509svid.SVID{ID: id, Certificates: []*x509.Certificate{node}, PrivateKey: key}
+		&x509svid.SVID{ID: id, Certificates: []*x509.Certificate{node}, PrivateKey: key},
+		x509bundle.FromX509Authorities(id.TrustDomain(), []*x509.Certificate{root})
 }
 
+// What parses was signed by the node's key, and what is believed names the
+// node by a certificate that the region's root signed: whatever is changed in
+// either must be refused by one of the two.
 func FuzzNodeStatement(f *testing.F) {
-	b, node := testBinding()
+	b, node, bundle := testBinding()
+	welcome := func(spiffeid.ID) error { return nil }
+	at := node.Certificates[0].NotBefore.Add(time.Hour)
+	workload := spiffeid.RequireFromPath(node.ID.TrustDomain(), "/workload/w")
 	good := must(statement.Marshal(must(b.sign(dialler, node))))
-	must(b.parseNode(dialler, good)) // also fills caches, whose filling would look interesting
+	p := must(b.parseNode(dialler, good)) // also fills caches, whose filling would look interesting
+	if err := p.check(workload, bundle, welcome, at); err != nil {
+		f.Fatal(err)
+	}
 	f.Add(good)
 	f.Add(must(statement.Marshal(must(b.sign(acceptor, node)))))
 	f.Add(must(statement.Marshal(nodeFrame{})))
 	f.Add([]byte{0xa0})
+	altered := must(b.sign(dialler, node)) // parses: who signed the certificate is for check
+	altered.Chain[0] = bytes.Clone(altered.Chain[0])
+	altered.Chain[0][len(altered.Chain[0])-1] ^= 1
+	f.Add(must(statement.Marshal(altered)))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		p, err := b.parseNode(dialler, in)
 		if err != nil {
@@ -255,8 +275,11 @@ func FuzzNodeStatement(f *testing.F) {
 			}
 			return
 		}
-		if p.node != node.ID || !p.chain[0].Equal(node.Certificates[0]) {
-			t.Errorf("believed %s", p.node)
+		if !node.PrivateKey.Public().(*ecdsa.PublicKey).Equal(p.chain[0].PublicKey) {
+			t.Errorf("a key that did not sign: %x", p.chain[0].RawSubjectPublicKeyInfo)
+		}
+		if p.check(workload, bundle, welcome, at) == nil && !bytes.Equal(p.chain[0].RawTBSCertificate, node.Certificates[0].RawTBSCertificate) {
+			t.Errorf("believed %s by another certificate", p.node)
 		}
 	})
 }
@@ -322,7 +345,7 @@ func TestStatusFits(t *testing.T) {
 
 // A node statement with the longest chain that the parser takes fits its frame.
 func TestNodeFrameFits(t *testing.T) {
-	b, node := testBinding()
+	b, node, _ := testBinding()
 	for len(node.Certificates) < maxChain {
 		node.Certificates = append(node.Certificates, node.Certificates[0])
 	}

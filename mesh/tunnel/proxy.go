@@ -255,11 +255,14 @@ const (
 	isLive moment = true
 )
 
-// decide asks policy about one connection.
-func (p *Proxy) decide(ctx context.Context, when moment, action string, source, destination policy.Peer, svc policy.Service) policy.Decision {
+// decide asks policy about one connection of an identity that ends at a time.
+func (p *Proxy) decide(ctx context.Context, when moment, action string, ends time.Time, source, destination policy.Peer, svc policy.Service) policy.Decision {
 	self, err := p.self()
 	if err != nil {
 		return policy.Decision{Kind: policy.Connect, Rule: policy.RuleInput, Reason: err.Error()}
+	}
+	if own := self.Certificates[0].NotAfter; own.Before(ends) {
+		ends = own
 	}
 	here := p.cfg.Peer(self.ID, self.ID)
 	decide := p.cfg.Decide
@@ -267,7 +270,7 @@ func (p *Proxy) decide(ctx context.Context, when moment, action string, source, 
 		decide = p.cfg.Stay
 	}
 	return decide(ctx, policy.Input{
-		V: policy.InputVersion, Kind: policy.Connect, Time: policy.Time{Unix: time.Now().Unix()},
+		V: policy.InputVersion, Kind: policy.Connect, Time: policy.Time{Unix: time.Now().Unix(), Until: ends.Unix()},
 		Self: &here, Source: &source, Destination: &destination, Service: &svc,
 		Action: &policy.Action{Name: action},
 	})
@@ -299,7 +302,7 @@ func (r *Refusal) denied(d *Denied) error {
 }
 
 func denial(d policy.Decision) *Denied {
-	return &Denied{ID: d.ID, Rule: d.Rule, Reason: d.Reason}
+	return &Denied{ID: d.ID, Rule: d.Rule, Reason: d.Told()}
 }
 
 var _ end = (*link.Stream)(nil)

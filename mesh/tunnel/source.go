@@ -219,7 +219,7 @@ func (j *journey) again(o route.Owner) error {
 }
 
 func (j *journey) decide(when moment, o route.Owner) policy.Decision {
-	return j.p.decide(j.f.ctx, when, policy.Dial, j.p.cfg.Peer(j.svid.ID, j.self), j.p.cfg.Peer(o.Workload, o.Node), j.svc.Service)
+	return j.p.decide(j.f.ctx, when, policy.Dial, j.svid.Certificates[0].NotAfter, j.p.cfg.Peer(j.svid.ID, j.self), j.p.cfg.Peer(o.Workload, o.Node), j.svc.Service)
 }
 
 // traceparent starts a trace (W3C Trace Context, version 00, sampled).

@@ -13,12 +13,12 @@ func TestBeacon(t *testing.T) {
 	far := NewBook(td, a.keys) // a node that is cut off between the first beacon and the last
 	var last Beacon
 	for i := range uint64(maxJump + 3) {
-		s, err := a.Beacon(t0.Add(time.Duration(i)*time.Minute), "east")
+		s, err := a.Beacon(t0.Add(time.Duration(i)*time.Minute), "east", [32]byte{9}, i)
 		if err != nil {
 			t.Fatal(err)
 		}
 		b, err := s.Beacon()
-		if err != nil || b.Number != i+1 || s.Version != b.Number || b.Random == last.Random || !b.At.Equal(t0.Add(time.Duration(i)*time.Minute)) {
+		if err != nil || b.Number != i+1 || s.Version != b.Number || b.Random == last.Random || b.Root[0] != 9 || b.Feeds != i || !b.At.Equal(t0.Add(time.Duration(i)*time.Minute)) {
 			t.Fatalf("%d: %+v, version %d, %v", i, b, s.Version, err)
 		}
 		last = b

@@ -8,7 +8,8 @@
 //	service     service name -> SPIFFE IDs that may answer to it
 //	release     answer to findings; package quarantine says what it means
 //	revocation  end of an identity
-//	beacon      32 random bytes, numbered: what is bound to them is younger than they
+//	beacon      root of the region's frontier, and 32 random bytes, numbered: what the root
+//	            covers is older than they, and what is bound to them is younger
 //
 // Its payload carries, beside the body: kind, level, name, version, HLC, origin
 // and the digest of the object it replaces (its parent). The slot of an object
@@ -26,7 +27,9 @@
 //   - The book takes nothing in that does not verify under a key of its level.
 //   - An epoch number is given out once, above everything given out before for
 //     that node, and is durable before it is returned. The same node asking
-//     again with the same feed key gets the same numbers.
+//     again with the same feed key gets the same numbers, through whichever issuer.
+//     After its first, a node gets at most 4 new grants an hour and 12 a day.
+//     A disk that may be an old copy voids all grants (Epochs.Restored).
 //   - Publishing and its trail leaf commit together.
 //   - The signing key prints itself in no log line.
 //

@@ -24,6 +24,10 @@ var (
 	// ErrEpochRequest means a request for epochs is out of bounds.
 	ErrEpochRequest = errors.New("epoch request is out of bounds")
 
+	// ErrEpochRate means a node was given new epochs too often of late. The message
+	// says when it may ask again; the epochs it has stay good.
+	ErrEpochRate = errors.New("too many new epochs for this node")
+
 	// ErrEpochState means what is stored about epochs cannot be read. No epoch is
 	// given out until the store is put right: a guess could give one out twice.
 	ErrEpochState = errors.New("stored epoch state is damaged")
@@ -33,6 +37,14 @@ var (
 // so that no node can spend all of them.
 const maxFloorJump = 1 << 32
 
+// grantCaps bound how often a node gets new epochs beside its first. An epoch is a feed with
+// quotas of its own, and it is the node that says its spare is spent. Restored disks
+// and cleared TPMs need one grant each.
+var grantCaps = []struct {
+	most   int
+	within time.Duration
+}{{4, time.Hour}, {12, 24 * time.Hour}}
+
 // EpochRequest asks for the epochs of one feed key.
 type EpochRequest struct {
 	Node     spiffeid.ID
@@ -41,6 +53,8 @@ type EpochRequest struct {
 	Attested bool   // by a TPM; if not, the class is ClassUnattested
 	Floor    uint64 // the node's TPM epoch counter: numbers are above it, and new ones once it has grown
 	Used     uint64 // highest epoch this key wrote in; 0: none. At or past the spare: new numbers
+
+	By spiffeid.ID // the issuer that asks, for the trail; may be zero
 }
 
 // Grant is two epochs of one feed key. The spare is for a restored disk. A node
@@ -58,15 +72,55 @@ type Epochs struct{ st *store.Store }
 // NewEpochs returns the epochs kept in a store, of which there must be one per region.
 func NewEpochs(st *store.Store) *Epochs { return &Epochs{st} }
 
+// restoreGap is how far above everything that a restored disk knows of new epochs
+// begin: it stands for all that was given out since the copy was made.
+const restoreGap = 1 << 20
+
+var floorKey = []byte("floor") // in floorBucket: u64, numbers up to it are not given out
+
 const (
+	floorBucket = "authority/epochs-floor"
 	nodeBucket  = "authority/epochs" // SPIFFE ID -> nodeEpochs
 	grantBucket = "authority/grants" // SPIFFE ID, 0, SHA-256 of the feed key -> grantWire
 )
 
 type nodeEpochs struct {
-	Highest   uint64 `cbor:"1,keyasint"` // given out so far
-	Min       uint64 `cbor:"2,keyasint"` // grants below are void: the node was released since
-	Probation int64  `cbor:"3,keyasint"` // Unix seconds
+	Highest   uint64  `cbor:"1,keyasint"`           // given out so far
+	Min       uint64  `cbor:"2,keyasint"`           // grants below are void: the node was released since
+	Probation int64   `cbor:"3,keyasint"`           // Unix seconds
+	Given     []int64 `cbor:"4,keyasint,omitempty"` // when, Unix seconds: grants that grantCaps still count
+}
+
+// give counts a new grant, or returns when it may be made. What the clock has not
+// reached, since it was set back, does not count.
+func (n *nodeEpochs) give(now time.Time) (wait time.Time, ok bool) {
+	if n.Highest == 0 {
+		return time.Time{}, true // the first
+	}
+	within := func(d time.Duration) (in []int64) {
+		for _, at := range n.Given {
+			if age := now.Unix() - at; age >= 0 && age < int64(d/time.Second) {
+				in = append(in, at)
+			}
+		}
+		return in
+	}
+	longest := time.Duration(0)
+	for _, c := range grantCaps {
+		longest = max(longest, c.within)
+		in := within(c.within)
+		if len(in) < c.most {
+			continue
+		}
+		if free := time.Unix(in[len(in)-c.most], 0).Add(c.within); free.After(wait) {
+			wait = free
+		}
+	}
+	if !wait.IsZero() {
+		return wait, false
+	}
+	n.Given = append(within(longest), now.Unix())
+	return time.Time{}, true
 }
 
 type grantWire struct {
@@ -75,17 +129,48 @@ type grantWire struct {
 	Floor uint64 `cbor:"3,keyasint,omitempty"` // EpochRequest.Floor when it was made
 }
 
+type floorLeaf struct {
+	Floor uint64 `cbor:"5,keyasint"`
+}
+
 type epochLeaf struct {
 	Node  string `cbor:"1,keyasint"`
 	Epoch uint64 `cbor:"2,keyasint"`
 	Spare uint64 `cbor:"3,keyasint"`
 	Class string `cbor:"4,keyasint"`
+	By    string `cbor:"6,keyasint,omitempty"` // the issuer that asked
+}
+
+// Restored is to be called at a start on a disk that may be an old copy of itself: what
+// was given out since is not known here. All grants are void, and new ones are far
+// above them.
+func (e *Epochs) Restored() error {
+	return e.st.Update(func(tx *store.Tx) error {
+		var floor uint64
+		if err := read(tx, floorBucket, floorKey, &floor); err != nil {
+			return err
+		}
+		var bad error
+		tx.Range(nodeBucket, nil, func(k, _ []byte) bool {
+			var n nodeEpochs
+			if bad = read(tx, nodeBucket, k, &n); bad != nil {
+				return false
+			}
+			floor = max(floor, n.Highest)
+			return true
+		})
+		if bad != nil {
+			return bad
+		}
+		floor += restoreGap
+		return errors.Join(write(tx, floorBucket, floorKey, floor), leaf(tx, "authority.epoch", floorLeaf{floor}))
+	})
 }
 
 // Allocate returns the epochs of a feed key, durably given out, with a trail leaf
 // of kind "authority.epoch" when they are new. An error means nothing was given
 // out, or that it was and nobody knows: asking again gives the same numbers.
-// Errors wrap ErrEpochRequest, ErrEpochState or the store's.
+// Errors wrap ErrEpochRequest, ErrEpochRate, ErrEpochState or the store's.
 func (e *Epochs) Allocate(now time.Time, r EpochRequest) (g Grant, err error) {
 	class, err := r.class()
 	if err != nil {
@@ -94,8 +179,12 @@ func (e *Epochs) Allocate(now time.Time, r EpochRequest) (g Grant, err error) {
 	hash := sha256.Sum256(r.FeedKey)
 	key := append(append([]byte(r.Node.String()), 0), hash[:]...)
 	err = e.st.Update(func(tx *store.Tx) error {
+		var floor uint64
 		var node nodeEpochs
 		var have grantWire
+		if err := read(tx, floorBucket, floorKey, &floor); err != nil {
+			return err
+		}
 		if err := read(tx, nodeBucket, []byte(r.Node.String()), &node); err != nil {
 			return err
 		}
@@ -105,7 +194,7 @@ func (e *Epochs) Allocate(now time.Time, r EpochRequest) (g Grant, err error) {
 		if r.Attested && now.Unix() < node.Probation {
 			class = ClassProbation
 		}
-		if have.Epoch != 0 && have.Epoch >= node.Min && r.Used < have.Spare && r.Floor <= have.Floor {
+		if have.Epoch != 0 && have.Epoch >= node.Min && have.Epoch > floor && r.Used < have.Spare && r.Floor <= have.Floor {
 			g = Grant{have.Epoch, have.Spare, class}
 			return nil
 		}
@@ -113,13 +202,16 @@ func (e *Epochs) Allocate(now time.Time, r EpochRequest) (g Grant, err error) {
 		if base-node.Highest > maxFloorJump {
 			return fmt.Errorf("%w: %s asks above %d, given out is %d", ErrEpochRequest, r.Node, base, node.Highest)
 		}
-		base = max(base, node.Min-min(node.Min, 1))
+		if wait, ok := node.give(now); !ok {
+			return fmt.Errorf("%w: %s may have more at %s", ErrEpochRate, r.Node, wait.UTC().Format(time.RFC3339))
+		}
+		base = max(base, floor, node.Min-min(node.Min, 1))
 		g = Grant{base + 1, base + 2, class}
 		node.Highest = g.Spare
 		return errors.Join(
 			write(tx, nodeBucket, []byte(r.Node.String()), node),
 			write(tx, grantBucket, key, grantWire{g.Epoch, g.Spare, r.Floor}),
-			leaf(tx, "authority.epoch", epochLeaf{r.Node.String(), g.Epoch, g.Spare, g.Class}),
+			leaf(tx, "authority.epoch", epochLeaf{r.Node.String(), g.Epoch, g.Spare, g.Class, r.By.String()}),
 		)
 	})
 	if err != nil {
@@ -145,7 +237,7 @@ func (r EpochRequest) class() (string, error) {
 }
 
 // retire voids all grants of a node and returns the first epoch above them, for
-// a release. Until the end of probation new grants have ClassProbation.
+// a release, which forgets how often the node was given any. Until the end of probation new grants have ClassProbation.
 func retire(tx *store.Tx, node spiffeid.ID, until time.Time) (uint64, error) {
 	key := []byte(node.String())
 	var n nodeEpochs
@@ -154,6 +246,7 @@ func retire(tx *store.Tx, node spiffeid.ID, until time.Time) (uint64, error) {
 	}
 	n.Min = max(n.Highest+1, n.Min)
 	n.Probation = max(n.Probation, until.Unix())
+	n.Given = nil
 	return n.Min, write(tx, nodeBucket, key, n)
 }
 

@@ -4,7 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -87,6 +89,75 @@ func TestOldDiskGetsFreshEpochs(t *testing.T) {
 		}
 		spent[g.Spare] = true // as a restored disk does, with
 		old.Floor++
+	}
+}
+
+// A node that says again and again that its spare is spent, or comes with another key,
+// gets new epochs only so often, also from an authority that was started anew.
+func TestNewEpochsAreGivenSlowly(t *testing.T) {
+	type step struct {
+		after time.Duration // since the step before
+		times int
+		wait  time.Duration // until more are given, when the last of the times is refused
+	}
+	for name, c := range map[string]struct {
+		steps   []step
+		release bool
+	}{
+		"the first and four":      {steps: []step{{0, 5, 0}}},
+		"a fifth":                 {steps: []step{{0, 6, time.Hour}}},
+		"almost an hour later":    {steps: []step{{0, 5, 0}, {time.Hour - time.Second, 1, time.Second}}},
+		"an hour later":           {steps: []step{{0, 5, 0}, {time.Hour, 4, 0}}},
+		"over time":               {steps: []step{{0, 3, 0}, {30 * time.Minute, 2, 0}, {29 * time.Minute, 1, time.Minute}}},
+		"twelve a day":            {steps: []step{{0, 5, 0}, {time.Hour, 4, 0}, {time.Hour, 4, 0}, {time.Hour, 1, 21 * time.Hour}}},
+		"the day after":           {steps: []step{{0, 5, 0}, {time.Hour, 4, 0}, {time.Hour, 4, 0}, {22 * time.Hour, 4, 0}}},
+		"a clock that is behind":  {steps: []step{{0, 5, 0}, {-48 * time.Hour, 4, 0}}},
+		"a release starts afresh": {steps: []step{{0, 5, 0}, {0, 4, 0}}, release: true},
+	} {
+		for _, newKey := range []bool{false, true} {
+			t.Run(fmt.Sprintf("%s, new key %v", name, newKey), func(t *testing.T) {
+				path := filepath.Join(t.TempDir(), "store.db")
+				now, r, asked := t0, EpochRequest{Node: self, FeedKey: []byte("k"), Attested: true}, 0
+				highest := uint64(0)
+				for i, s := range c.steps {
+					st, err := store.Open(path)
+					if err != nil {
+						t.Fatal(err)
+					}
+					if c.release && i > 0 {
+						if err := st.Update(func(tx *store.Tx) error { _, err := retire(tx, self, now); return err }); err != nil {
+							t.Fatal(err)
+						}
+					}
+					now = now.Add(s.after)
+					for n := range s.times {
+						asked++
+						if r.Used = highest; newKey {
+							r.Used, r.FeedKey = 0, fmt.Append(nil, asked)
+						}
+						g, err := NewEpochs(st).Allocate(now, r)
+						if n == s.times-1 && s.wait > 0 {
+							if !errors.Is(err, ErrEpochRate) || !strings.Contains(err.Error(), now.Add(s.wait).Format(time.RFC3339)) {
+								t.Errorf("asked %d times: %+v, %v, want a wait of %s", asked, g, err, s.wait)
+							}
+						} else if err != nil || g.Epoch <= highest {
+							t.Fatalf("asked %d times: %+v after %d, %v", asked, g, highest, err)
+						}
+						highest = max(highest, g.Spare)
+					}
+					r.Used = 0 // what it has it may always have again
+					if g, err := NewEpochs(st).Allocate(now, r); !newKey && (err != nil || g.Spare != highest) {
+						t.Errorf("its own: %+v, %v", g, err)
+					}
+					if g, err := NewEpochs(st).Allocate(now, EpochRequest{Node: spiffeid.RequireFromPath(td, "/node/other"), FeedKey: []byte("k")}); err != nil || g.Epoch != 1 {
+						t.Errorf("another node pays for it: %+v, %v", g, err)
+					}
+					if err := st.Close(); err != nil {
+						t.Fatal(err)
+					}
+				}
+			})
+		}
 	}
 }
 

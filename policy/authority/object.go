@@ -32,7 +32,7 @@ var kinds = map[Kind]statement.Type{
 	KindService:    {Name: "service", Version: 1},
 	KindRelease:    {Name: "release", Version: 1},
 	KindRevocation: {Name: "revocation", Version: 1},
-	KindBeacon:     {Name: "beacon", Version: 1},
+	KindBeacon:     {Name: "beacon", Version: 2},
 }
 
 var (

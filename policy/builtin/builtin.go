@@ -1,8 +1,9 @@
 // Package builtin is the policy that ships with bailiwick, and the data of the dev fleet.
 //
-//	rego/global     connect, state_admit and attest: what holds in every region
-//	rego/regional   connect: zero trust, grants in data.services
+//	rego/global     what holds in every region; a file for each kind
+//	rego/regional   connect and request: zero trust, grants in data.services
 //	dev/*.json      laid over data.json of a level in `bailiwick dev`
+//	examples/*      working trees of policy/workbench, to begin from
 //
 // The global level denies and lets nodes link; it opens no service. A region opens a service by
 // adding its full name and the SPIFFE IDs of its callers to its data. The rules never need a
@@ -18,13 +19,19 @@ import (
 	"io/fs"
 	"maps"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/bailiwick-mesh/bailiwick/policy"
 )
 
-//go:embed rego dev
+//go:embed rego dev examples
 var files embed.FS
+
+// Working tells authors how to go on. It is for the end of a tree's README.
+//
+//go:embed working.md
+var Working string
 
 // Revision is that of the levels in this binary.
 const Revision = "builtin-1"
@@ -41,18 +48,30 @@ func Global() policy.Level {
 func Regional(region string) policy.Level {
 	l := read(policy.Regional)
 	l.Required = true
-	l.Delegation = policy.Delegation{Kinds: []policy.Kind{policy.Connect}, Regions: []string{region}}
+	l.Delegation = policy.Delegation{Kinds: []policy.Kind{policy.Connect, policy.HTTPRequest}, Regions: []string{region}}
 	return l
 }
 
-// Dev returns the levels of a node of the dev fleet: software TPMs may do without secure boot, and
-// the service web of region east may be called by the shops of both regions.
+// Dev returns the levels of a node of the dev fleet: software TPMs may do without secure boot,
+// machines without a TPM may enrol, and the service web of region east may be called by the shops of both regions.
 func Dev(region string) []policy.Level {
 	g, r := Global(), Regional(region)
 	overlay(g.Data, load("dev/global.json"))
 	overlay(r.Data, load("dev/regional.json"))
 	g.Revision, r.Revision = "dev-1", "dev-1"
 	return []policy.Level{g, r}
+}
+
+// Examples are the names of the working trees to begin from, the plainest first.
+var Examples = []string{"zero-trust", "regional-services", "residency", "canary", "break-glass"}
+
+// Example returns a working tree of Examples. The files of its tree.json and data name the region
+// east of the trust domain east.example.org.
+func Example(name string) (fs.FS, error) {
+	if !slices.Contains(Examples, name) {
+		return nil, fmt.Errorf("there is no example %q; want one of %s", name, strings.Join(Examples, ", "))
+	}
+	return fs.Sub(files, "examples/"+name)
 }
 
 // Files returns the modules, tests and data.json of a shipped level, for tools that copy them.

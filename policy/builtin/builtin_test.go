@@ -1,6 +1,7 @@
 package builtin
 
 import (
+	"strings"
 	"testing"
 	"time"
 
@@ -8,6 +9,15 @@ import (
 )
 
 // Everything that ships is checked, formatted and tested.
+// All data that ships is read by the rules that ship with it, those of dev fleets too.
+func TestShippedDataIsRead(t *testing.T) {
+	for _, l := range append(Dev("east"), Global(), Regional("east")) {
+		if err := policy.Review(l, nil); err != nil {
+			t.Errorf("%s: %v", l.Name, err)
+		}
+	}
+}
+
 func TestShippedPolicy(t *testing.T) {
 	for _, l := range []policy.Level{Global(), Regional("east")} {
 		t.Run(l.Name, func(t *testing.T) {
@@ -17,16 +27,16 @@ func TestShippedPolicy(t *testing.T) {
 			if err := policy.Formatted(l); err != nil {
 				t.Error(err)
 			}
-			results, err := policy.Test(t.Context(), l)
+			rep, err := policy.Test(t.Context(), l, policy.TestOptions{})
 			if err != nil {
 				t.Fatal(err)
 			}
-			if len(results) < 5 {
-				t.Errorf("only %d tests ran", len(results))
+			if len(rep.Results) < 5 {
+				t.Errorf("only %d tests ran", len(rep.Results))
 			}
-			for _, r := range results {
+			for _, r := range rep.Results {
 				if !r.Pass {
-					t.Errorf("%s:%d: %s failed\n%s", r.File, r.Line, r.Name, r.Output)
+					t.Errorf("%s:%d: %s failed: %s %s %v\n%s", r.File, r.Line, r.Name, r.Error, r.Failed, r.Difference, r.Output)
 				}
 			}
 		})
@@ -96,9 +106,8 @@ func TestDevNodes(t *testing.T) {
 	in := call("east", "shop", policy.Accept)
 	in.Kind, in.Service, in.Action, in.Source = policy.StateAdmit, nil, nil, in.Self
 	in.Destination = nil
-	in.Update = &policy.Update{Key: "/node/east-n1/service/web", Kind: "service", Op: "put", Owner: in.Self.SPIFFEID, Origin: in.Self.SPIFFEID, Size: 100, Epoch: 1}
 	d := e.Decide(t.Context(), in)
-	if !d.Allow || d.Grant == nil || d.Grant.Prefix != "/node/east-n1" || d.Grant.Scope != "region" {
+	if !d.Allow || len(d.Grants) != 2 || d.Grants[0].Prefix != "/node/east-n1" || d.Grants[1].Scope != "region" {
 		t.Errorf("own state: %s", d.Explain())
 	}
 	in = policy.Input{V: 1, Kind: policy.AttestNode, Time: in.Time, Self: in.Self, Attest: &policy.Attest{Method: "bailiwick_tpm",
@@ -115,6 +124,12 @@ func TestDevNodes(t *testing.T) {
 	if d := e.Decide(t.Context(), in); d.Allow || d.Rule != "secure-boot" {
 		t.Errorf("no secure boot and no exception: %s", d.Explain())
 	}
+	for method, rule := range map[string]string{"join_token": "unattested-allowed", "x509pop": "unattested-allowed", "tpm_devid": "devid-allowed"} {
+		in.Attest = &policy.Attest{Method: method, EK: policy.EK{ChainOK: method == "tpm_devid"}}
+		if d := e.Decide(t.Context(), in); !d.Allow || d.Rule != rule {
+			t.Errorf("dev node by %s: %s", method, d.Explain())
+		}
+	}
 	in = call("east", "shop", "link")
 	in.Service, in.Destination, in.Source = nil, nil, in.Self
 	in.Source.Node = "east-n1"
@@ -130,6 +145,17 @@ func TestNothingIsOpenAsShipped(t *testing.T) {
 	}
 	if d := e.Decide(t.Context(), call("east", "shop", policy.Accept)); d.Allow {
 		t.Error(d.Explain())
+	}
+	in := call("east", "shop", policy.Accept)
+	in.Kind, in.Service, in.Action, in.Source, in.Destination = policy.AttestNode, nil, nil, nil, nil
+	for method, want := range map[string][2]string{
+		"join_token": {"unattested", "attest.unattested_trust_domains"}, "x509pop": {"unattested", "attest.unattested_trust_domains"},
+		"tpm_devid": {"devid", "attest.devid_trust_domains"},
+	} {
+		in.Attest = &policy.Attest{Method: method, EK: policy.EK{ChainOK: method == "tpm_devid"}}
+		if d := e.Decide(t.Context(), in); d.Allow || d.Rule != want[0] || !strings.Contains(d.Reason, want[1]) || d.Target != method {
+			t.Errorf("a machine by %s, for %q: %s", method, d.Target, d.Explain())
+		}
 	}
 	if _, err := Files("local"); err == nil {
 		t.Error("there is no shipped local policy")

@@ -2,14 +2,12 @@ package bundle
 
 import (
 	"bytes"
-	"crypto/ecdsa"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/attest/trail"
 )
@@ -22,30 +20,44 @@ const MaxJump = 1000
 var (
 	// ErrRollback: a newer version is held. To go back, publish the old content as a new version.
 	ErrRollback = errors.New("policy version is older than the one held")
-	// ErrConflict: two records of one version were signed. Both are evidence; publish a higher version.
+	// ErrConflict: two records of one version were signed. All nodes keep that with the lower name, and
+	// the other as evidence (Conflicts); publish a higher version.
 	ErrConflict = errors.New("two policy records of one version")
+	// ErrFloor: the version is below one that is in force in the region, as the issuer proved when this
+	// node enrolled (Raise). Who offers it is behind, or holds the newer one back.
+	ErrFloor = errors.New("policy version is older than the one in force in the region")
 	// ErrJump: the version grew by more than MaxJump. If that is meant, the level above must raise
 	// the floor of the delegation.
 	ErrJump = errors.New("policy version jumps too far")
 )
 
-// Book is the memory of a node's policy: for each level and scope the newest two records with the
-// exact bytes that were signed, and by them the floor of its version. Methods may be called
-// concurrently.
+// Book is the memory of a node's policy: for each level and scope the newest two enforced records
+// and the newest one in shadow, with the exact bytes that were signed, and by them the floor of its
+// version. Methods may be called concurrently.
+//
+// The floor of enforced records is the newest that is in force or was: one that only waits (Stage), or
+// is in shadow, may be followed by an older one. A node that lacks what came in between catches up so.
+//
+// Of two records of one version the one with the lower name holds, whichever came first, so that all
+// nodes end with the same. What gave way is kept as evidence until a newer version is.
 //
 //	policy/held: scope [len u16, bytes] | level's initial [1]byte | version [8]byte -> CBOR of held
-type Book struct{ st *store.Store }
+//	policy/floors: the same, version 0 -> version [8]byte below which none is taken (Raise)
+//	policy/conflicts: the same | the first 8 bytes of the name -> the signed record that gave way
+type Book struct {
+	st     *store.Store
+	pinned func(name [32]byte) bool
+	staged func() map[[32]byte]bool
+}
 
 const (
-	heldBucket = "policy/held"
-	keep       = 2 // generations of each scope
+	heldBucket     = "policy/held"
+	floorBucket    = "policy/floors"
+	conflictBucket = "policy/conflicts"
 )
 
-type held struct {
-	Statement []byte `cbor:"1,keyasint"`
-	Content   []byte `cbor:"2,keyasint"`
-	At        int64  `cbor:"3,keyasint"` // when it was verified, Unix seconds
-}
+// keep is how many records of a mode are kept of each scope.
+var keep = map[string]int{Enforce: 2, Shadow: 1}
 
 // activateLeaf is the body of a policy.activate leaf.
 type activateLeaf struct {
@@ -59,108 +71,157 @@ type activateLeaf struct {
 }
 
 // NewBook returns the book kept in a store.
-func NewBook(st *store.Store) *Book { return &Book{st} }
+func NewBook(st *store.Store) *Book {
+	return &Book{st: st, pinned: func([32]byte) bool { return false }, staged: func() map[[32]byte]bool { return nil }}
+}
+
+// Pin has the book keep records beyond its number for as long as pinned says so of their names: those
+// in force while newer ones are staged, and what to go back to. It is called once, before the book
+// is used.
+func (b *Book) Pin(pinned func(name [32]byte) bool) { b.pinned = pinned }
+
+// Stage has staged name the held records that are to be enforced and never were in force here. It is
+// called once, before the book is used; staged is called by Judge and Keep.
+func (b *Book) Stage(staged func() map[[32]byte]bool) { b.staged = staged }
+
+// Judge reports whether a record is news: Keep would take it now. What is held already is none.
+// Of two records of one version that with the lower name is news, and the other ErrConflict.
+// Errors wrap ErrRollback, ErrConflict, ErrFloor, ErrJump or the store's. The first record of a scope
+// may have any version from the floor on that a node was told when it enrolled (Raise).
+func (b *Book) Judge(v *Verified) (news bool, err error) {
+	staged := b.staged()
+	err = b.st.View(func(tx *store.Tx) error {
+		all, err := generations(tx, v.Record.Level, v.Record.Scope)
+		if err == nil {
+			news, err = v.follows(tx, all, staged)
+		}
+		return err
+	})
+	return news, err
+}
+
+// follows reports whether a record is news beside those of its scope, the newest of which is first.
+func (v *Verified) follows(tx *store.Tx, all []generation, staged map[[32]byte]bool) (bool, error) {
+	r := &v.Record
+	var rival *generation
+	for i, g := range all {
+		switch {
+		case g.name == v.Name:
+			return false, nil
+		case g.version == r.Version:
+			rival = &all[i]
+		}
+	}
+	floor := slices.IndexFunc(all, func(g generation) bool { return r.Mode != Enforce || g.mode == Enforce && !staged[g.name] })
+	over := floor >= 0 && all[floor].version > r.Version
+	if least := floorOf(tx, r); r.Version < least && !over {
+		return false, fmt.Errorf("%w: %s, in force is %d or newer", ErrFloor, r, least)
+	}
+	switch {
+	case rival != nil && !over && bytes.Compare(v.Name[:], rival.name[:]) > 0:
+		return false, fmt.Errorf("%w: %s: %x and %x, which holds", ErrConflict, r, v.Name[:8], rival.name[:8])
+	case floor < 0, rival != nil && !over && all[floor].version == r.Version:
+		return true, nil
+	}
+	err := v.After(all[floor].version)
+	return err == nil, err
+}
+
+// After reports why the record may not come after a version of its scope. Errors wrap ErrRollback,
+// also for that version itself, or ErrJump.
+func (v *Verified) After(version uint64) error {
+	switch r := &v.Record; {
+	case r.Version <= version:
+		return fmt.Errorf("%w: %s, held is %d", ErrRollback, r, version)
+	case r.Version-max(version, v.floor) > MaxJump: // Verify has held it against the floor
+		return fmt.Errorf("%w: %s: from %d, at most by %d", ErrJump, r, version, MaxJump)
+	}
+	return nil
+}
+
+// Refuses reports whether an error of Judge is about the record, and will be the same when it is
+// judged again, rather than about the store.
+func Refuses(err error) bool {
+	return errors.Is(err, ErrRollback) || errors.Is(err, ErrConflict) || errors.Is(err, ErrFloor) || errors.Is(err, ErrJump)
+}
+
+// Raise has the book take no record that is older than one, whoever offers it: a node that has none yet,
+// or was away, has no floor of its own that is high enough. What is held stays. The record needs no
+// content (VerifyRecord). Errors are the store's.
+func (b *Book) Raise(v *Verified) error {
+	r := &v.Record
+	if r.Mode != Enforce {
+		return nil
+	}
+	least := uint64(0)
+	if err := b.st.View(func(tx *store.Tx) error { least = floorOf(tx, r); return nil }); err != nil || r.Version <= least {
+		return err
+	}
+	return b.st.Update(func(tx *store.Tx) error {
+		if r.Version <= floorOf(tx, r) {
+			return nil
+		}
+		return tx.Put(floorBucket, key(r.Level, r.Scope, 0), binary.BigEndian.AppendUint64(nil, r.Version))
+	})
+}
+
+// floorOf is the floor of a record's scope, or 0.
+func floorOf(tx *store.Tx, r *Record) uint64 {
+	b := tx.Get(floorBucket, key(r.Level, r.Scope, 0))
+	if len(b) != 8 {
+		return 0
+	}
+	return binary.BigEndian.Uint64(b)
+}
 
 // Keep takes a verified record into the book, with its trail leaf, before the caller activates it;
-// the caller has compiled it (policy.Check). A record that is held already changes nothing. Errors
-// wrap ErrRollback, ErrConflict, ErrJump or the store's. The first record of a scope may have any
-// version: a node that joins late has no floor yet.
-func (b *Book) Keep(v *Verified, now time.Time) error {
-	r := &v.Record
+// the caller has compiled it (policy.Check). handed is true for one that an operator gave to this
+// node, which is to be passed on from here (Handed). A record that is held already changes nothing
+// but that. Errors are those of Judge.
+func (b *Book) Keep(v *Verified, handed bool, now time.Time) error {
+	r, staged := &v.Record, b.staged()
 	return b.st.Update(func(tx *store.Tx) error {
 		all, err := generations(tx, r.Level, r.Scope)
 		if err != nil {
 			return err
 		}
-		if len(all) > 0 {
-			top := all[0]
-			switch {
-			case r.Version == top.version && v.Name == top.name:
-				return nil
-			case r.Version == top.version:
-				return fmt.Errorf("%w: %s %s version %d: %x and %x", ErrConflict, r.Level, r.Scope, r.Version, top.name[:8], v.Name[:8])
-			case r.Version < top.version:
-				return fmt.Errorf("%w: %s %s: %d, held is %d", ErrRollback, r.Level, r.Scope, r.Version, top.version)
-			case r.Version-max(top.version, v.floor) > MaxJump:
-				return fmt.Errorf("%w: %s %s: from %d to %d, at most %d", ErrJump, r.Level, r.Scope, top.version, r.Version, MaxJump)
-			}
-		}
-		value, err := statement.Marshal(held{v.statement, v.content, now.Unix()})
+		news, err := v.follows(tx, all, staged)
 		if err != nil {
 			return err
 		}
-		if err := tx.Put(heldBucket, key(r.Level, r.Scope, r.Version), value); err != nil {
+		for _, g := range all {
+			if handed = handed || g.Handed && news; g.name == v.Name && handed && !g.Handed {
+				g.Handed = true
+				return put(tx, r, g.version, g.held)
+			}
+		}
+		if !news {
+			return nil
+		}
+		if err := put(tx, r, r.Version, held{v.statement, v.content, now.Unix(), handed}); err != nil {
 			return err
 		}
-		for _, old := range all[min(len(all), keep-1):] {
+		left := keep[r.Mode] - 1
+		for _, old := range all {
+			if old.version == r.Version {
+				if err := gaveWay(tx, &old.record, old.name, old.Statement, v.Name); err != nil {
+					return err
+				}
+				continue
+			}
+			if old.mode != r.Mode {
+				continue
+			}
+			if left--; left >= 0 || b.pinned(old.name) {
+				continue
+			}
 			if err := tx.Delete(heldBucket, key(r.Level, r.Scope, old.version)); err != nil {
 				return err
 			}
 		}
+		if err := settled(tx, r); err != nil {
+			return err
+		}
 		return trail.Append(tx, trail.PolicyActivate, activateLeaf{r.Level, r.Scope, r.Version, r.Mode, v.Name[:], r.Digest[:], r.Author})
 	})
-}
-
-// Held returns the records of a scope, newest first, verified again under the global keys as of
-// the time they were taken in: a record that has expired since is returned, and the engine judges
-// it by its NotAfter. A damaged one is an error; so is one that the keys no longer vouch for.
-func (b *Book) Held(level, scope string, global []*ecdsa.PublicKey) ([]*Verified, error) {
-	var all []generation
-	if err := b.st.View(func(tx *store.Tx) (err error) {
-		all, err = generations(tx, level, scope)
-		return err
-	}); err != nil {
-		return nil, err
-	}
-	var out []*Verified
-	for _, g := range all {
-		v, err := Verify(g.Statement, g.Content, global, time.Unix(g.At, 0))
-		if err != nil {
-			return nil, fmt.Errorf("held policy %s %s version %d: %w", level, scope, g.version, err)
-		}
-		out = append(out, v)
-	}
-	return out, nil
-}
-
-// generation is a held record and what its key and payload say.
-type generation struct {
-	held
-	version uint64
-	name    [32]byte
-}
-
-// generations lists what is held of a scope, newest first.
-func generations(tx *store.Tx, level, scope string) ([]generation, error) {
-	prefix := key(level, scope, 0)
-	prefix = prefix[:len(prefix)-8]
-	var out []generation
-	var bad error
-	tx.Range(heldBucket, prefix, func(k, value []byte) bool {
-		if len(k) != len(prefix)+8 || !bytes.HasPrefix(k, prefix) {
-			return false
-		}
-		g := generation{version: binary.BigEndian.Uint64(k[len(prefix):])}
-		if bad = statement.Unmarshal(bytes.Clone(value), &g.held); bad != nil {
-			bad = fmt.Errorf("%w: held policy %s %s: %w", store.ErrCorrupt, level, scope, bad)
-			return false
-		}
-		env, err := statement.Parse(g.Statement)
-		if err != nil {
-			bad = fmt.Errorf("%w: held policy %s %s: %w", store.ErrCorrupt, level, scope, err)
-			return false
-		}
-		g.name = statement.Digest(env.Payload())
-		out = append(out, g)
-		return true
-	})
-	slices.Reverse(out)
-	return out, bad
-}
-
-func key(level, scope string, version uint64) []byte {
-	k := binary.BigEndian.AppendUint16(nil, uint16(len(scope)))
-	k = append(k, scope...)
-	k = append(k, level[0]) // g, r or l
-	return binary.BigEndian.AppendUint64(k, version)
 }

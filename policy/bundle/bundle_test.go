@@ -7,13 +7,18 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/bailiwick-mesh/bailiwick/attest/trail"
 	"github.com/bailiwick-mesh/bailiwick/policy"
+	"github.com/bailiwick-mesh/bailiwick/policy/rollout"
 )
 
 var (
@@ -44,7 +49,10 @@ const region, site = "east.dev.example", "east.dev.example/zone/site-17"
 
 func content(t testing.TB) []byte {
 	t.Helper()
-	b, err := Encode(map[string]string{"connect.rego": "package x\n"}, map[string]any{"services": map[string]any{"web": []any{"a<b"}}})
+	b, err := Content{
+		Modules: map[string]string{"connect.rego": "package x\n"}, Data: map[string]any{"services": map[string]any{"web": []any{"a<b"}}},
+		Schemas: map[string]string{"schemas/a.json": "{}"},
+	}.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,7 +246,7 @@ func TestBook(t *testing.T) {
 		{verified(t, 6001, nil), nil},
 		{first, ErrRollback},
 	} {
-		if err := b.Keep(step.v, now); !errors.Is(err, step.err) {
+		if err := b.Keep(step.v, false, now); !errors.Is(err, step.err) {
 			t.Errorf("version %d: got %v, want %v", step.v.Record.Version, err, step.err)
 		}
 	}
@@ -254,7 +262,7 @@ func TestBook(t *testing.T) {
 	if err != nil || len(held) != 2 || held[0].Record.Version != 6001 || held[1].Record.Version != 6000 {
 		t.Fatalf("%d held, %v", len(held), err)
 	}
-	if !bytes.Equal(held[0].Content(), content(t)) {
+	if !bytes.Equal(held[0].Packed(), content(t)) {
 		t.Error("not the bytes that were signed")
 	}
 	if _, err := NewBook(st).Held(policy.Global, ScopeMesh, []*ecdsa.PublicKey{&strangerKey.PublicKey}); !errors.Is(err, ErrSignature) {
@@ -279,9 +287,9 @@ func TestBookScopesAndFloor(t *testing.T) {
 		if err != nil {
 			return err
 		}
-		return b.Keep(v, now)
+		return b.Keep(v, false, now)
 	}
-	if err := errors.Join(b.Keep(verified(t, 10, nil), now), put(1, 0), put(2, 0), put(9000, 8500)); err != nil {
+	if err := errors.Join(b.Keep(verified(t, 10, nil), false, now), put(1, 0), put(2, 0), put(9000, 8500)); err != nil {
 		t.Error(err)
 	}
 	if err := put(20000, 8500); !errors.Is(err, ErrJump) {
@@ -305,10 +313,10 @@ func TestBookFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 		b := NewBook(st)
-		if err := b.Keep(verified(t, 1, nil), now); err != nil {
+		if err := b.Keep(verified(t, 1, nil), false, now); err != nil {
 			t.Fatal(err)
 		}
-		if err := b.Keep(verified(t, 2, nil), now); err == nil {
+		if err := b.Keep(verified(t, 2, nil), false, now); err == nil {
 			t.Error("a lost commit was not reported")
 		}
 		st.Close()
@@ -338,4 +346,271 @@ func FuzzVerify(f *testing.F) {
 			t.Fatal("not the bytes received")
 		}
 	})
+}
+
+// A record in shadow neither pushes an enforced one out of the book nor the other way round, and
+// all share one floor. Who was handed a record keeps passing the scope on.
+func TestBookKeepsShadowsApart(t *testing.T) {
+	st, err := store.Open(filepath.Join(t.TempDir(), "db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	b := NewBook(st)
+	shadow := func(r *Record) { r.Mode = Shadow }
+	for version, edit := range []func(*Record){nil, nil, shadow, shadow, nil} {
+		if err := b.Keep(verified(t, uint64(version+1), edit), version == 0, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := b.List()
+	if err != nil || len(all) != 3 || all[0].Record.Version != 5 || all[1].Record.Version != 4 || all[1].Record.Mode != Shadow || all[2].Record.Version != 2 {
+		t.Fatalf("held %+v, %v", all, err)
+	}
+	if !all[0].Handed {
+		t.Error("a newer version of what was handed in is not passed on")
+	}
+	if c, err := b.Content(policy.Global, ScopeMesh, 4); err != nil || !bytes.Equal(c, content(t)) {
+		t.Errorf("content of version 4: %d bytes, %v", len(c), err)
+	}
+	for _, tt := range []struct {
+		v    *Verified
+		news bool
+		err  error
+	}{
+		{verified(t, 5, nil), false, nil},
+		{verified(t, 3, shadow), false, ErrRollback},
+		{verified(t, 6, shadow), true, nil},
+	} {
+		if news, err := b.Judge(tt.v); news != tt.news || !errors.Is(err, tt.err) {
+			t.Errorf("%s: %v, %v", &tt.v.Record, news, err)
+		}
+	}
+}
+
+func TestChunks(t *testing.T) {
+	whole := bytes.Repeat([]byte("policy "), 3*ChunkSize/7)
+	list := ChunkList(whole)
+	r := Record{Size: uint64(len(whole)), Chunks: ChunksDigest(list)}
+	if err := r.CheckList(list); err != nil || r.Count() != 3 {
+		t.Errorf("%d chunks, %v", r.Count(), err)
+	}
+	for i := range 3 {
+		chunk := whole[i*ChunkSize : min((i+1)*ChunkSize, len(whole))]
+		if err := r.CheckChunk(list, i, chunk); err != nil {
+			t.Error(err)
+		}
+		for _, bad := range [][]byte{nil, chunk[1:], append(bytes.Clone(chunk[1:]), 'x'), append(bytes.Clone(chunk), 0)} {
+			if err := r.CheckChunk(list, i, bad); !errors.Is(err, ErrDigest) {
+				t.Errorf("chunk %d of %d bytes: %v", i, len(bad), err)
+			}
+		}
+	}
+	for _, bad := range [][]byte{nil, list[1:], append(bytes.Clone(list), 0), bytes.Repeat([]byte{0}, len(list))} {
+		if err := r.CheckList(bad); !errors.Is(err, ErrDigest) {
+			t.Errorf("a list of %d bytes: %v", len(bad), err)
+		}
+	}
+	one := []byte("x")
+	r = Record{Size: 1, Chunks: ChunksDigest(ChunkList(one))}
+	if err := r.CheckChunk(ChunkList(one), 0, one); err != nil {
+		t.Error(err)
+	}
+}
+
+// A rollout is signed with the rest, is checked, and is never obeyed by halves: who does not know
+// plans refuses the record.
+func TestRollout(t *testing.T) {
+	r := record(policy.Global, ScopeMesh, 3)
+	plan := &rollout.Plan{Rings: []rollout.Ring{{Name: "canary", Zones: []string{"depot"}, Percent: 20}}, Soak: 600, Limit: rollout.Limits{DeniedPercent: 2}}
+	r.Rollout, r.Requires = plan, Features
+	packed := content(t)
+	signed, err := Sign(globalKey, r, packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := Verify(signed, packed, globals, now)
+	if err != nil || !reflect.DeepEqual(v.Record.Rollout, plan) {
+		t.Errorf("%+v, %v", v.Record.Rollout, err)
+	}
+	for name, c := range map[string]struct {
+		change func(*Record)
+		want   error
+	}{
+		"without the feature": {func(r *Record) { r.Requires = nil }, ErrMalformed},
+		"without rings":       {func(r *Record) { r.Rollout = &rollout.Plan{Soak: 1} }, rollout.ErrPlan},
+	} {
+		bad := r
+		c.change(&bad)
+		if _, err := Sign(globalKey, bad, packed); !errors.Is(err, c.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What is pinned stays beyond the number of records that are kept.
+func TestBookKeepsWhatIsPinned(t *testing.T) {
+	st, err := store.Open(filepath.Join(t.TempDir(), "db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	b := NewBook(st)
+	var pinned [32]byte
+	b.Pin(func(name [32]byte) bool { return name == pinned })
+	for n := uint64(1); n < 6; n++ {
+		v := verified(t, n, nil)
+		if n == 2 {
+			pinned = v.Name
+		}
+		if err := b.Keep(v, false, now); err != nil {
+			t.Fatal(err)
+		}
+	}
+	all, err := b.List()
+	if err != nil || len(all) != 3 || all[0].Record.Version != 5 || all[2].Record.Version != 2 {
+		t.Errorf("%+v, %v", all, err)
+	}
+}
+
+// What is held and was never in force, or is in shadow, is no floor for an older record that is enforced:
+// it is still to come to a node that was away. What was in force is one, for records in shadow too.
+func TestBookTakesWhatWasOvertaken(t *testing.T) {
+	st, err := store.Open(filepath.Join(t.TempDir(), "db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	b, staged := NewBook(st), map[[32]byte]bool{}
+	b.Stage(func() map[[32]byte]bool { return staged })
+	b.Pin(func([32]byte) bool { return true })
+	keep := func(version uint64, edit func(*Record)) error {
+		v := verified(t, version, edit)
+		news, judged := b.Judge(v)
+		err := b.Keep(v, false, now)
+		if news != (err == nil) || fmt.Sprint(err) != fmt.Sprint(judged) {
+			t.Errorf("version %d: judged %v, %v; kept: %v", version, news, judged, err)
+		}
+		return err
+	}
+	shadow := func(r *Record) { r.Mode = Shadow }
+	if err := errors.Join(keep(35, nil), keep(37, nil), keep(39, shadow)); err != nil {
+		t.Fatal(err)
+	}
+	if err := keep(36, nil); !errors.Is(err, ErrRollback) {
+		t.Errorf("under one that is in force: %v", err)
+	}
+	staged[verified(t, 37, nil).Name] = true
+	for _, c := range []struct {
+		version uint64
+		edit    func(*Record)
+		want    error
+	}{{34, nil, ErrRollback}, {36, shadow, ErrRollback}, {36, nil, nil}, {38, nil, nil}, {35 + MaxJump + 4, nil, ErrJump}} {
+		if err := keep(c.version, c.edit); !errors.Is(err, c.want) {
+			t.Errorf("version %d: %v, want %v", c.version, err, c.want)
+		}
+	}
+	if all, err := b.List(); err != nil || len(all) != 5 {
+		t.Errorf("%d held, %v", len(all), err)
+	}
+}
+
+// Whatever order they come in, all nodes hold the same of several records of one version, and know of the
+// others until a newer version ends it; a restart changes nothing of that.
+func TestConflictsConverge(t *testing.T) {
+	three := []*Verified{
+		verified(t, 37, nil),
+		verified(t, 37, func(r *Record) { r.Change = "signed again" }),
+		verified(t, 37, func(r *Record) { r.Change = "and again" }),
+	}
+	before, after := verified(t, 36, nil), verified(t, 38, nil)
+	holds := slices.MinFunc(three, func(a, b *Verified) int { return bytes.Compare(a.Name[:], b.Name[:]) })
+	for _, order := range [][]int{{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {1, 2, 0}, {2, 0, 1}, {2, 1, 0}} {
+		path := filepath.Join(t.TempDir(), "db")
+		st, err := store.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b := NewBook(st)
+		take := func(v *Verified, handed bool) {
+			t.Helper()
+			err := b.Keep(v, handed, now)
+			if errors.Is(err, ErrConflict) {
+				err = b.Dispute(v)
+			}
+			if err != nil && !errors.Is(err, ErrRollback) {
+				t.Fatal(err)
+			}
+		}
+		take(before, false)
+		for i, n := range append(order, order...) { // each comes twice
+			take(three[n], i == 0)
+		}
+		take(before, false)
+		st.Close()
+		if st, err = store.Open(path); err != nil {
+			t.Fatal(err)
+		}
+		b = NewBook(st)
+		all, err := b.List()
+		if err != nil || len(all) != 2 || all[0].Name != holds.Name || all[1].Name != before.Name || !all[0].Handed {
+			t.Errorf("order %v: holds %+v, %v", order, all, err)
+		}
+		conflicts, err := b.Conflicts()
+		if err != nil || len(conflicts) != 2 {
+			t.Fatalf("order %v: %d gave way, %v", order, len(conflicts), err)
+		}
+		for _, c := range conflicts {
+			if c.Name == holds.Name || c.Held != holds.Name || !errors.Is(c.Err(), ErrConflict) {
+				t.Errorf("order %v: %+v", order, c)
+			}
+			if v, err := VerifyRecord(c.Statement, globals, now); err != nil || v.Name != c.Name {
+				t.Errorf("order %v: what gave way is no evidence: %v", order, err)
+			}
+		}
+		refused := 0
+		leaves, _ := st.Outbox(0, 100)
+		for _, l := range leaves {
+			if l.Kind == trail.PolicyRefuse.String() {
+				refused++
+			}
+		}
+		if refused != 2 {
+			t.Errorf("order %v: %d leaves of what gave way", order, refused)
+		}
+		take(after, false)
+		for _, v := range three {
+			take(v, false)
+		}
+		if conflicts, err = b.Conflicts(); err != nil || len(conflicts) != 0 {
+			t.Errorf("order %v: %d after a newer version, %v", order, len(conflicts), err)
+		}
+		st.Close()
+	}
+}
+
+// What gave way is bounded, however many are signed.
+func TestConflictsAreBounded(t *testing.T) {
+	st, err := store.Open(filepath.Join(t.TempDir(), "db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.Close()
+	b := NewBook(st)
+	for i := range 20 {
+		v := verified(t, 37, func(r *Record) { r.Change = fmt.Sprint(i) })
+		err := b.Keep(v, false, now)
+		if errors.Is(err, ErrConflict) {
+			err = b.Dispute(v)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if all, err := b.Conflicts(); err != nil || len(all) != maxConflicts {
+		t.Errorf("%d, %v", len(all), err)
+	}
+	if all, err := b.List(); err != nil || len(all) != 1 {
+		t.Errorf("%d held, %v", len(all), err)
+	}
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/policy"
+	"github.com/bailiwick-mesh/bailiwick/policy/schema"
 )
 
 // MaxContent is the largest content, in bytes: what package policy accepts, and some for paths.
@@ -27,15 +28,24 @@ var (
 	ErrTooLarge = errors.New("policy content is too large")
 )
 
+// Content is what a policy consists of.
+type Content struct {
+	Modules map[string]string // path of *.rego -> source
+	Data    map[string]any
+	Schemas map[string]string // path of schemas/*.json -> source, as package policy/schema reads it
+}
+
 type wireContent struct {
 	Modules map[string]string `cbor:"1,keyasint"`
 	Data    []byte            `cbor:"2,keyasint"`
+	Schemas map[string]string `cbor:"3,keyasint,omitempty"`
 }
 
 // dataFile is where a folder keeps the data of a level.
-const dataFile = "data.json"
+const dataFile = policy.DataFile
 
-// Pack reads the folder of one level: *.rego in it and below it, and one data.json at its top.
+// Pack reads the folder of one level: *.rego in it and below it, one data.json at its top, and
+// schemas of state, *.json, in schemas/.
 // Documentation (*.md), LICENSE files and names that begin with a dot are left out; anything else
 // is refused, so that nothing an author wrote is lost without a word.
 func Pack(dir string) ([]byte, error) {
@@ -49,10 +59,11 @@ func Pack(dir string) ([]byte, error) {
 
 // PackFS is Pack for a file system.
 func PackFS(fsys fs.FS) ([]byte, error) {
-	modules, data := map[string]string{}, map[string]any(nil)
+	c := Content{Modules: map[string]string{}, Schemas: map[string]string{}}
 	left := int64(MaxContent)
 	err := fs.WalkDir(fsys, ".", func(p string, d fs.DirEntry, err error) error {
 		base := path.Base(p)
+		isSchema := strings.HasPrefix(p, policy.SchemaDir) && path.Ext(p) == ".json"
 		switch {
 		case err != nil:
 			return err
@@ -65,10 +76,17 @@ func PackFS(fsys fs.FS) ([]byte, error) {
 			return nil
 		case d.IsDir(), path.Ext(p) == ".md", base == "LICENSE":
 			return nil
-		case p != dataFile && base == dataFile:
+		case p != dataFile && base == dataFile && !isSchema:
 			return fmt.Errorf("%w: %s: data lives in one %s at the top; move its keys there", ErrContent, p, dataFile)
-		case p != dataFile && path.Ext(p) != ".rego":
-			return fmt.Errorf("%w: %s is neither *.rego nor %s", ErrContent, p, dataFile)
+		case p != dataFile && path.Ext(p) != ".rego" && !isSchema:
+			return fmt.Errorf("%w: %s is neither *.rego nor %s nor %s*.json", ErrContent, p, dataFile, policy.SchemaDir)
+		}
+		info, err := fs.Stat(fsys, p)
+		if err != nil {
+			return fmt.Errorf("%w: %s cannot be read; links may lead to files of the folder only: %w", ErrContent, p, err)
+		}
+		if !info.Mode().IsRegular() {
+			return fmt.Errorf("%w: %s is neither a file nor a folder", ErrContent, p)
 		}
 		f, err := fsys.Open(p)
 		if err != nil {
@@ -82,29 +100,44 @@ func PackFS(fsys fs.FS) ([]byte, error) {
 		if left -= int64(len(b)); left < 0 {
 			return fmt.Errorf("%w: more than %d bytes", ErrTooLarge, MaxContent)
 		}
-		if p != dataFile {
-			modules[p] = string(b)
-			return nil
+		switch {
+		case isSchema:
+			c.Schemas[p] = string(b)
+		case p != dataFile:
+			c.Modules[p] = string(b)
+		default:
+			if err = eachKeyOnce(b); err == nil {
+				c.Data, err = parseData(b)
+			}
 		}
-		data, err = parseData(b)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
-	return Encode(modules, data)
+	return c.Encode()
 }
 
-// Encode returns the content of modules, by path, and data.
-func Encode(modules map[string]string, data map[string]any) ([]byte, error) {
+// Encode returns the one spelling of a content. Errors wrap ErrContent or ErrTooLarge.
+func (c Content) Encode() ([]byte, error) {
+	modules, data := c.Modules, c.Data
 	source := 0
-	for p, src := range modules {
-		source += len(src)
-		switch {
-		case len(p) > 256 || path.Clean(p) != p || path.IsAbs(p) || strings.HasPrefix(p, "..") || path.Ext(p) != ".rego" || !utf8.ValidString(p):
-			return nil, fmt.Errorf("%w: path %q, want a clean relative path ending in .rego", ErrContent, p)
-		case !utf8.ValidString(src):
-			return nil, fmt.Errorf("%w: %s is not UTF-8", ErrContent, p)
+	for _, files := range []struct {
+		sources map[string]string
+		ok      func(p string) bool
+		want    string
+	}{
+		{modules, func(p string) bool { return path.Ext(p) == ".rego" }, "a clean relative path ending in .rego"},
+		{c.Schemas, func(p string) bool { return strings.HasPrefix(p, policy.SchemaDir) && path.Ext(p) == ".json" }, "a clean path below " + policy.SchemaDir + " ending in .json"},
+	} {
+		for p, src := range files.sources {
+			source += len(src)
+			switch {
+			case len(p) > 256 || path.Clean(p) != p || path.IsAbs(p) || strings.HasPrefix(p, "..") || !files.ok(p) || !utf8.ValidString(p):
+				return nil, fmt.Errorf("%w: path %q, want %s", ErrContent, p, files.want)
+			case !utf8.ValidString(src):
+				return nil, fmt.Errorf("%w: %s is not UTF-8", ErrContent, p)
+			}
 		}
 	}
 	if data == nil {
@@ -117,37 +150,81 @@ func Encode(modules map[string]string, data map[string]any) ([]byte, error) {
 	switch {
 	case len(modules) > policy.MaxModules:
 		return nil, fmt.Errorf("%w: %d modules, at most %d", ErrTooLarge, len(modules), policy.MaxModules)
+	case len(c.Schemas) > schema.MaxFiles:
+		return nil, fmt.Errorf("%w: %d schemas, at most %d", ErrTooLarge, len(c.Schemas), schema.MaxFiles)
 	case source > policy.MaxSource:
-		return nil, fmt.Errorf("%w: %d bytes of Rego, at most %d", ErrTooLarge, source, policy.MaxSource)
+		return nil, fmt.Errorf("%w: %d bytes of Rego and schemas, at most %d", ErrTooLarge, source, policy.MaxSource)
 	case len(js) > policy.MaxData:
 		return nil, fmt.Errorf("%w: %d bytes of data, at most %d", ErrTooLarge, len(js), policy.MaxData)
 	}
 	if modules == nil {
 		modules = map[string]string{}
 	}
-	return statement.Marshal(wireContent{modules, js})
+	return statement.Marshal(wireContent{modules, js, c.Schemas})
 }
 
 // Unpack returns what Encode was given. Errors wrap ErrContent or ErrTooLarge.
-func Unpack(b []byte) (modules map[string]string, data map[string]any, err error) {
+func Unpack(b []byte) (c Content, err error) {
 	if len(b) > MaxContent {
-		return nil, nil, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(b), MaxContent)
+		return c, fmt.Errorf("%w: %d bytes, at most %d", ErrTooLarge, len(b), MaxContent)
 	}
 	var w wireContent
 	if err := statement.Unmarshal(b, &w); err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrContent, err)
+		return c, fmt.Errorf("%w: %w", ErrContent, err)
 	}
-	if data, err = parseData(w.Data); err != nil {
-		return nil, nil, err
+	c = Content{Modules: w.Modules, Schemas: w.Schemas}
+	if c.Data, err = parseData(w.Data); err != nil {
+		return Content{}, err
 	}
-	again, err := Encode(w.Modules, data)
+	again, err := c.Encode()
 	if err != nil {
-		return nil, nil, err
+		return Content{}, err
 	}
 	if !bytes.Equal(again, b) {
-		return nil, nil, fmt.Errorf("%w: not in its one spelling", ErrContent)
+		return Content{}, fmt.Errorf("%w: not in its one spelling", ErrContent)
 	}
-	return w.Modules, data, nil
+	return c, nil
+}
+
+// eachKeyOnce refuses data in which an object has a key twice: the second would silently take the
+// place of the first. What is not JSON is left to parseData.
+func eachKeyOnce(b []byte) error {
+	d := json.NewDecoder(bytes.NewReader(b))
+	type object struct {
+		keys  map[string]bool // nil: an array
+		isKey bool            // a string now is a key
+	}
+	var open []object
+	for {
+		t, err := d.Token()
+		if err != nil {
+			return nil
+		}
+		if len(open) > 0 {
+			in := &open[len(open)-1]
+			if key, ok := t.(string); ok && in.isKey {
+				if in.keys[key] {
+					return fmt.Errorf("%w: %s:%d: the key %.64q is there twice in one object", ErrContent, dataFile, lineAt(b, d.InputOffset()), key)
+				}
+				in.keys[key], in.isKey = true, false
+				continue
+			}
+			in.isKey = in.keys != nil
+		}
+		switch t {
+		case json.Delim('{'):
+			open = append(open, object{map[string]bool{}, true})
+		case json.Delim('['):
+			open = append(open, object{})
+		case json.Delim('}'), json.Delim(']'):
+			open = open[:len(open)-1]
+		}
+	}
+}
+
+// lineAt is the number of the line at an offset, from 1.
+func lineAt(b []byte, at int64) int {
+	return 1 + bytes.Count(b[:min(at, int64(len(b)))], []byte{'\n'})
 }
 
 func parseData(b []byte) (map[string]any, error) {
@@ -155,7 +232,11 @@ func parseData(b []byte) (map[string]any, error) {
 	d.UseNumber()
 	var m map[string]any
 	if err := d.Decode(&m); err != nil {
-		return nil, fmt.Errorf("%w: %s: %v", ErrContent, dataFile, err)
+		line := lineAt(b, d.InputOffset())
+		if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
+			line = lineAt(b, syntax.Offset)
+		}
+		return nil, fmt.Errorf("%w: %s:%d: %v", ErrContent, dataFile, line, err)
 	}
 	if _, err := d.Token(); err != io.EOF {
 		return nil, fmt.Errorf("%w: %s: bytes after the end", ErrContent, dataFile)

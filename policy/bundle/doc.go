@@ -16,13 +16,21 @@
 // A delegation states the ceiling of its level: what allows of that level may cover. A ceiling
 // never reaches beyond that of the level above.
 //
-// Content is {1: modules, path -> source, 2: data, canonical JSON}, in deterministic CBOR, so that
-// equal policies have equal digests. Modules are *.rego, tests included.
+// Content is {1: modules, path -> source, 2: data, canonical JSON, 3: schemas, path -> source,
+// absent where there are none}, in deterministic CBOR, so that equal policies have equal digests.
+// Modules are *.rego, tests included. Schemas are schemas/*.json, what values of state may look
+// like (package policy/schema): they travel, are signed and are activated with the rules.
+//
+// A record also has the digest of the list of the content's chunks, each of 64 KiB, so that it can be
+// fetched in parts from anybody (package travel).
 //
 // Versions of a (level, scope) only grow, by at most 1000 at a time unless the level above raises
 // the floor, so that a stolen key cannot lock a scope at the end of the numbers. A rollback is a
-// new version with old content. Book keeps this floor, and the newest two records of each scope
-// with the exact bytes that were signed.
+// new version with old content. Book keeps this floor, and of each scope the newest two records that
+// are enforced and the newest in shadow, with the exact bytes that were signed.
+//
+// A record may carry a plan by which nodes put it in force ring by ring (package policy/rollout); it
+// then requires "rollout-1", so that no node that does not know plans enforces it at once.
 //
 // What always holds: nothing is returned by Verify that the keys given do not vouch for, now;
 // a record that requires a feature this node does not have is refused, never half obeyed; parsers

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/policy"
+	"github.com/bailiwick-mesh/bailiwick/policy/rollout"
 )
 
 var (
@@ -39,7 +40,11 @@ var (
 )
 
 // Features are what records may require of this version.
-var Features = []string{"rego-v2", "input-1"}
+var Features = []string{"rego-v2", "input-1", "grants-1", "schemas-1", FeatureRollout}
+
+// FeatureRollout is required by records with a Rollout, and by no others: a node that does not know
+// it would put them in force at once.
+const FeatureRollout = "rollout-1"
 
 // ScopeMesh is the scope of the global level.
 const ScopeMesh = "mesh"
@@ -53,8 +58,8 @@ const (
 // What a node does once a level has had no news for longer than MaxStaleness.
 const (
 	StaleContinue = "continue" // go on, and say so
-	StaleFreeze   = "freeze"   // existing connections go on; its allows no longer count for new ones
-	StaleDenyNew  = "deny_new" // nothing new is allowed
+	StaleFreeze   = policy.Freeze
+	StaleDenyNew  = policy.DenyNew
 )
 
 // MaxDelegation is the longest a delegation may last.
@@ -78,6 +83,12 @@ type Record struct {
 	Change       string   `cbor:"14,keyasint,omitempty"` // why, or a ticket; at most 1 KiB
 	// Delegations lead from a global key to the key that signs, outermost first.
 	Delegations [][]byte `cbor:"15,keyasint,omitempty"`
+	// Chunks is ChunksDigest of the content, by which it is fetched piece by piece; set by Sign.
+	// It is zero in records of before, which travel as files only.
+	Chunks [32]byte `cbor:"16,keyasint,omitzero"`
+	// Rollout has nodes put the record in force ring by ring; nil: each at once. It requires the
+	// feature "rollout-1".
+	Rollout *rollout.Plan `cbor:"17,keyasint,omitempty"`
 }
 
 // Parent is the version of the level above that an author had in view; empty for the global level.
@@ -115,10 +126,11 @@ func Certify(parent crypto.Signer, d Delegation) ([]byte, error) {
 
 // Sign completes a record with the digest of its content and signs it with the level's key.
 func Sign(key crypto.Signer, r Record, content []byte) ([]byte, error) {
-	if _, _, err := Unpack(content); err != nil {
+	if _, err := Unpack(content); err != nil {
 		return nil, err
 	}
 	r.Digest, r.Size = statement.Digest(content), uint64(len(content))
+	r.Chunks = ChunksDigest(ChunkList(content))
 	if err := r.check(); err != nil {
 		return nil, err
 	}
@@ -127,6 +139,11 @@ func Sign(key crypto.Signer, r Record, content []byte) ([]byte, error) {
 		return nil, err
 	}
 	return statement.Sign(key, recordType, domainOf(r.Scope), payload)
+}
+
+// String names the record for people: its level, scope and version.
+func (r *Record) String() string {
+	return fmt.Sprintf("%s %s version %d", r.Level, r.Scope, r.Version)
 }
 
 // domainOf is the trust domain a scope lies in.
@@ -192,6 +209,14 @@ func (r *Record) check() error {
 	if _, err := spiffeid.FromString(r.Author); err != nil {
 		return bad("author", r.Author)
 	}
+	if r.Rollout != nil {
+		if !slices.Contains(r.Requires, FeatureRollout) {
+			return fmt.Errorf("%w: a record with a rollout must require %q", ErrMalformed, FeatureRollout)
+		}
+		if err := r.Rollout.Check(); err != nil {
+			return fmt.Errorf("%w: %w", ErrMalformed, err)
+		}
+	}
 	return nil
 }
 
@@ -221,13 +246,13 @@ func (d *Delegation) key() (*ecdsa.PublicKey, error) {
 	return pub, nil
 }
 
-// ceiling is the delegation in the form of package policy.
-func (d *Delegation) ceiling() policy.Delegation {
+// Covers is the ceiling in the form of package policy.
+func (d *Delegation) Covers() policy.Delegation {
 	return policy.Delegation{Kinds: d.Kinds, Regions: d.Regions, Services: d.Services}
 }
 
-// within refuses a ceiling that reaches beyond its parent's.
-func (d *Delegation) within(parent *Delegation) error {
+// Within refuses a ceiling that reaches beyond its parent's. Errors wrap ErrDelegation.
+func (d *Delegation) Within(parent *Delegation) error {
 	for _, k := range d.Kinds {
 		if !slices.Contains(parent.Kinds, k) {
 			return fmt.Errorf("%w: kind %s is beyond the ceiling of %s", ErrDelegation, k, parent.Scope)

@@ -19,6 +19,8 @@ import (
 // oracle allows the service "web".
 type oracle struct{}
 
+func (oracle) Recall(policy.Input) *policy.Decision { return nil }
+
 func (oracle) Decide(_ context.Context, in policy.Input) policy.Decision {
 	d := policy.Decision{ID: policy.NewID(), Kind: in.Kind, Source: in.Source.SPIFFEID, Target: in.Service.Name, Level: policy.Global,
 		Rule: "r", Reason: "because", Revision: "global@1#00", Input: []byte(`{"v":1}`), At: time.Unix(in.Time.Unix, 0).UTC()}
@@ -58,7 +60,7 @@ func leaves(t *testing.T, s *store.Store, kind string) []store.Entry {
 func TestDenialIsRecordedBeforeItIsReturned(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "db")
 	s := open(t, path)
-	l := New(Config{Store: s, Engine: oracle{}})
+	l := New(Config{Store: s, Engine: oracle{}, Dir: t.TempDir()})
 	if _, err := l.Last(); !errors.Is(err, ErrNotFound) {
 		t.Errorf("before anything: %v", err)
 	}
@@ -74,14 +76,18 @@ func TestDenialIsRecordedBeforeItIsReturned(t *testing.T) {
 	if err := statement.Unmarshal(got[0].Body, &leaf); err != nil {
 		t.Fatal(err)
 	}
-	if digest := statement.Digest(d.Input); leaf.ID != d.ID || leaf.Rule != "r" || leaf.Target != "db" || string(leaf.Input) != string(digest[:]) {
+	kept, err := l.Last()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, ok := kept.Commitment(); !ok || leaf.ID != d.ID || leaf.Rule != "r" || leaf.Target != "db" || string(leaf.Commitment) != string(c[:]) {
 		t.Errorf("leaf %+v", leaf)
 	}
 	s.Close()
-	l = New(Config{Store: open(t, path), Engine: oracle{}})
-	for _, get := range []func() (policy.Decision, error){l.Last, func() (policy.Decision, error) { return l.Get(d.ID) }, func() (policy.Decision, error) { return l.Get(strings.ToUpper(d.ID[:8])) }} {
+	l = New(Config{Store: open(t, path), Engine: oracle{}, Dir: t.TempDir()})
+	for _, get := range []func() (Event, error){l.Last, func() (Event, error) { return l.Get(d.ID) }, func() (Event, error) { return l.Get(strings.ToUpper(d.ID[:8])) }} {
 		kept, err := get()
-		if err != nil || kept.ID != d.ID || string(kept.Input) != string(d.Input) || !kept.At.Equal(d.At) {
+		if err != nil || kept.DecisionID != d.ID || string(kept.Input) != string(d.Input) || kept.Result.Rule != "r" || kept.RequestID != 1 {
 			t.Errorf("after a restart: %+v, %v", kept, err)
 		}
 	}
@@ -93,33 +99,9 @@ func TestDenialIsRecordedBeforeItIsReturned(t *testing.T) {
 	}
 }
 
-func TestRingIsBounded(t *testing.T) {
-	l := New(Config{Store: open(t, filepath.Join(t.TempDir(), "db")), Engine: oracle{}, Denials: 5, Allows: 3, SampleEvery: 1})
-	var last policy.Decision
-	for i := range 12 {
-		l.Decide(t.Context(), ask("web"))
-		last = l.Decide(t.Context(), ask(fmt.Sprint("db", i)))
-	}
-	all, err := l.Recent(100)
-	if err != nil || len(all) != 5 || all[0].ID != last.ID {
-		t.Errorf("%d kept, %v", len(all), err)
-	}
-	if two, _ := l.Recent(2); len(two) != 2 || two[0].ID != last.ID {
-		t.Errorf("Recent(2) gave %d", len(two))
-	}
-	n := 0
-	l.cfg.Store.View(func(tx *store.Tx) error {
-		tx.Range(allows, nil, func(_, _ []byte) bool { n++; return true })
-		return nil
-	})
-	if n != 3 {
-		t.Errorf("%d allows kept", n)
-	}
-}
-
 func TestAllowsAreCounted(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
-	l := New(Config{Store: s, Engine: oracle{}, SampleEvery: 50})
+	l := New(Config{Store: s, Engine: oracle{}, Dir: t.TempDir(), SampleEvery: 50})
 	for range 120 {
 		if !l.Decide(t.Context(), ask("web")).Allow {
 			t.Fatal("denied")
@@ -150,6 +132,45 @@ func TestAllowsAreCounted(t *testing.T) {
 	}
 }
 
+// An allow is kept by the transaction of whoever acts on it, or not at all; a denial at once.
+func TestDecideWithin(t *testing.T) {
+	commits, kept := 0, 0
+	s, err := store.OpenFaulty(filepath.Join(t.TempDir(), "db"), func(int) store.Fault {
+		commits++
+		return store.NoFault
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	l := New(Config{Store: s, Engine: oracle{}, Dir: t.TempDir(), SampleEvery: 3})
+	refused := errors.New("the admission was refused")
+	for i, want := range []bool{true, false, false, true} {
+		d, keep := l.DecideWithin(t.Context(), ask("web"))
+		if !d.Allow || (keep != nil) != want || commits != kept {
+			t.Fatalf("allow %d: %+v, to be kept: %t, %d commits, want %d", i, d, keep != nil, commits, kept)
+		}
+		if keep == nil {
+			continue
+		}
+		err := s.Update(func(tx *store.Tx) error { return errors.Join(keep(tx), refused) })
+		if _, gerr := l.Get(d.ID); !errors.Is(err, refused) || !errors.Is(gerr, ErrNotFound) {
+			t.Errorf("kept without its admission: %v, %v", err, gerr)
+		}
+		if err := s.Update(keep); err != nil {
+			t.Error(err)
+		}
+		kept++
+		if got, err := l.Get(d.ID); err != nil || !got.Result.Allow || got.RequestedBy != d.Source {
+			t.Errorf("kept: %+v, %v", got, err)
+		}
+	}
+	d, keep := l.DecideWithin(t.Context(), ask("db"))
+	if got, err := l.Last(); d.Allow || keep != nil || err != nil || got.DecisionID != d.ID || commits != kept+1 {
+		t.Errorf("a denial: %+v, %v, %d commits, want %d", d, err, commits, kept+1)
+	}
+}
+
 // Not recorded, not admitted: whatever commit breaks, and whether it was lost or landed.
 func TestFaultsDeny(t *testing.T) {
 	for _, fault := range []store.Fault{store.FaultBefore, store.FaultAfter} {
@@ -164,7 +185,7 @@ func TestFaultsDeny(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			l := New(Config{Store: s, Engine: oracle{}, SampleEvery: 2})
+			l := New(Config{Store: s, Engine: oracle{}, Dir: t.TempDir(), SampleEvery: 2})
 			broken := false
 			for i := range 6 {
 				allow, deny := l.Decide(t.Context(), ask("web")), l.Decide(t.Context(), ask("db"))
@@ -176,7 +197,7 @@ func TestFaultsDeny(t *testing.T) {
 				}
 				if !allow.Allow {
 					broken = true
-					if allow.Rule != RuleNotRecorded || allow.Grant != nil || !strings.Contains(allow.Reason, "not admitted") {
+					if allow.Rule != RuleNotRecorded || allow.Grants != nil || !strings.Contains(allow.Reason, "not admitted") {
 						t.Errorf("%+v", allow)
 					}
 				}
@@ -191,14 +212,23 @@ func TestFaultsDeny(t *testing.T) {
 				t.Error(err)
 			}
 			s.Close()
-			again := New(Config{Store: open(t, path), Engine: oracle{}})
+			again := New(Config{Store: open(t, path), Engine: oracle{}, Dir: t.TempDir()})
 			if !again.Decide(t.Context(), ask("web")).Allow {
 				t.Error("denied after a restart")
 			}
 			// Every kept denial has its leaf, and the other way round.
-			kept, err := again.Recent(1000)
-			if err != nil || len(kept) != len(leaves(t, again.cfg.Store, "decision.deny")) {
-				t.Errorf("fault %v at %d: %d kept, %d leaves, %v", fault, n, len(kept), len(leaves(t, again.cfg.Store, "decision.deny")), err)
+			kept := 0
+			again.cfg.Store.View(func(tx *store.Tx) error {
+				tx.Range(activeBucket, nil, func(k, _ []byte) bool {
+					if k[24] == denied {
+						kept++
+					}
+					return true
+				})
+				return nil
+			})
+			if n := len(leaves(t, again.cfg.Store, "decision.deny")); kept != n {
+				t.Errorf("fault %v at %d: %d kept, %d leaves", fault, n, kept, n)
 			}
 		}
 	}
@@ -206,13 +236,13 @@ func TestFaultsDeny(t *testing.T) {
 
 func TestConcurrentDenialsShareCommits(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
-	l := New(Config{Store: s, Engine: oracle{}})
+	l := New(Config{Store: s, Engine: oracle{}, Dir: t.TempDir()})
 	var wg sync.WaitGroup
 	for i := range 40 {
 		wg.Go(func() {
 			for range 5 {
 				d := l.Decide(t.Context(), ask(fmt.Sprint("db", i)))
-				if got, err := l.Get(d.ID); err != nil || got.ID != d.ID {
+				if got, err := l.Get(d.ID); err != nil || got.DecisionID != d.ID {
 					t.Errorf("returned before it was kept: %v", err)
 				}
 			}
@@ -227,7 +257,7 @@ func TestConcurrentDenialsShareCommits(t *testing.T) {
 func TestRunFlushes(t *testing.T) {
 	s := open(t, filepath.Join(t.TempDir(), "db"))
 	synctest.Test(t, func(t *testing.T) {
-		l := New(Config{Store: s, Engine: oracle{}, FlushEvery: time.Minute})
+		l := New(Config{Store: s, Engine: oracle{}, Dir: t.TempDir(), FlushEvery: time.Minute})
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- l.Run(ctx) }()
@@ -251,12 +281,34 @@ func TestRunFlushes(t *testing.T) {
 }
 
 func TestRecordGivesIDAndTime(t *testing.T) {
-	l := New(Config{Store: open(t, filepath.Join(t.TempDir(), "db")), Engine: oracle{}})
+	l := New(Config{Store: open(t, filepath.Join(t.TempDir(), "db")), Engine: oracle{}, Dir: t.TempDir()})
 	d := l.Record(policy.Decision{Kind: policy.Connect, ID: "no", Rule: "unattributed", Reason: "the socket has no process"})
 	if len(d.ID) != 32 || d.At.IsZero() {
 		t.Errorf("%+v", d)
 	}
-	if last, err := l.Last(); err != nil || last.ID != d.ID {
+	if last, err := l.Last(); err != nil || last.DecisionID != d.ID {
 		t.Errorf("%+v %v", last, err)
+	}
+}
+
+// A denial that could not be recorded stays one, and the trail is told that one is missing.
+func TestUnrecordedDenialsAreAGap(t *testing.T) {
+	s, err := store.OpenFaulty(filepath.Join(t.TempDir(), "db"), func(int) store.Fault { return store.FaultBefore })
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	gaps := map[string]uint64{}
+	l := New(Config{Store: s, Engine: oracle{}, Dir: t.TempDir(), Gap: func(n uint64, why string) { gaps[why] += n }})
+	for range 3 {
+		if d := l.Decide(t.Context(), ask("db")); d.Allow || !strings.Contains(d.Reason, "not recorded") {
+			t.Fatalf("%+v", d)
+		}
+	}
+	if d := l.Decide(t.Context(), ask("web")); d.Allow || d.Rule != RuleNotRecorded {
+		t.Fatalf("%+v", d)
+	}
+	if len(gaps) != 1 || gaps["denials could not be recorded"] != 3 {
+		t.Errorf("gaps %v", gaps)
 	}
 }

@@ -15,8 +15,14 @@ const maxSeen = 4096
 // tally counts allows between two flushes.
 type tally struct {
 	from   time.Time
-	counts map[countKey]uint64
-	seen   map[seenKey]uint64
+	counts map[countKey]*uint64
+	seen   map[seenKey]*sort
+	known  map[*policy.Decision]counters // of recalled decisions, so that one is counted without hashing its names
+}
+
+type counters struct {
+	count *uint64
+	seen  *sort
 }
 
 type countKey struct{ kind, level, rule, revision string }
@@ -26,31 +32,77 @@ type seenKey struct {
 	source, target string
 }
 
+// sort is what is known of allows that are alike.
+type sort struct{ n, every uint64 }
+
 func newTally(now time.Time) tally {
-	return tally{from: now, counts: map[countKey]uint64{}, seen: map[seenKey]uint64{}}
+	return tally{from: now, counts: map[countKey]*uint64{}, seen: map[seenKey]*sort{}, known: map[*policy.Decision]counters{}}
+}
+
+// every is how many allows of d's sort stand for one that is kept; 0 where none was seen.
+func (t *tally) every(d policy.Decision) int {
+	if s := t.seen[seenKey{keyOf(d), d.Source, d.Target}]; s != nil {
+		return int(s.every)
+	}
+	return 0
 }
 
 // count adds an allow and reports whether it is to be kept whole.
 func (t *tally) count(d policy.Decision, every int) bool {
-	k := keyOf(d)
-	t.counts[k]++
-	s := seenKey{k, d.Source, d.Target}
-	if d.Kind == policy.StateAdmit {
-		s.target = "" // every key is another target
-	}
 	if len(t.seen) >= maxSeen {
 		clear(t.seen)
+		clear(t.known)
 	}
-	n := t.seen[s]
-	t.seen[s]++
-	return n%uint64(every) == 0
+	k := keyOf(d)
+	*counter(t.counts, k)++
+	s := counter(t.seen, seenKey{k, d.Source, d.Target})
+	if s.every == 0 {
+		s.every = uint64(max(every, 1))
+	}
+	keep := s.n%s.every == 0
+	s.n++
+	return keep
+}
+
+func counter[K comparable, V any](m map[K]*V, k K) *V {
+	if m[k] == nil {
+		m[k] = new(V)
+	}
+	return m[k]
+}
+
+// repeat adds a recalled allow, or reports that it is to be kept whole, and so to be decided and
+// counted with all that is recorded of it.
+func (t *tally) repeat(d *policy.Decision) bool {
+	c, ok := t.known[d]
+	if !ok {
+		k := keyOf(*d)
+		seen := t.seen[seenKey{k, d.Source, d.Target}]
+		if seen == nil {
+			return false
+		}
+		c = counters{counter(t.counts, k), seen}
+		if len(t.known) >= maxSeen {
+			clear(t.known)
+		}
+		t.known[d] = c
+	}
+	if c.seen.n%c.seen.every == 0 {
+		return false
+	}
+	c.seen.n++
+	*c.count++
+	return true
 }
 
 // uncount takes back an allow that became a denial.
 func (t *tally) uncount(d policy.Decision) {
 	k := keyOf(d)
-	if t.counts[k]--; t.counts[k] == 0 {
+	if n := t.counts[k]; n == nil || *n <= 1 {
 		delete(t.counts, k)
+		clear(t.known)
+	} else {
+		*n--
 	}
 }
 
@@ -77,12 +129,13 @@ type allowCount struct {
 func (t *tally) take(now time.Time) allowLeaf {
 	leaf := allowLeaf{From: t.from.UnixMilli(), To: now.UnixMilli()}
 	for k, n := range t.counts {
-		leaf.Counts = append(leaf.Counts, allowCount{k.kind, k.level, k.rule, k.revision, n})
+		leaf.Counts = append(leaf.Counts, allowCount{k.kind, k.level, k.rule, k.revision, *n})
 	}
 	slices.SortFunc(leaf.Counts, func(a, b allowCount) int {
 		return cmp.Or(cmp.Compare(a.Kind, b.Kind), cmp.Compare(a.Level, b.Level), cmp.Compare(a.Rule, b.Rule), cmp.Compare(a.Revision, b.Revision))
 	})
 	clear(t.counts)
+	clear(t.known)
 	t.from = now
 	return leaf
 }
@@ -91,6 +144,6 @@ func (t *tally) take(now time.Time) allowLeaf {
 func (t *tally) back(leaf allowLeaf) {
 	t.from = time.UnixMilli(leaf.From)
 	for _, c := range leaf.Counts {
-		t.counts[countKey{c.Kind, c.Level, c.Rule, c.Revision}] += c.N
+		*counter(t.counts, countKey{c.Kind, c.Level, c.Rule, c.Revision}) += c.N
 	}
 }

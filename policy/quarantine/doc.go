@@ -9,7 +9,7 @@
 //
 //	revoked      any revocation                                    (absorbs everything)
 //	quarantined  any finding that no release covers
-//	held         a recent local fault: 30 s, doubled each time, at most 10 min
+//	held         a recent local fault: 30 s, doubled each time, at most 10 min (Thresholds)
 //	watch        after a hold (half-open: one try is allowed), or some mild faults
 //	released     every finding is covered and the probation runs
 //	ok           nothing of the above; also what an unknown identity is

@@ -2,6 +2,7 @@ package quarantine
 
 import (
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -31,11 +32,46 @@ type Effects struct {
 	MinEpoch uint64 // records of its feed below this epoch stay frozen; 0: none
 }
 
+// String says what is done, in a line for an operator.
+func (e Effects) String() string {
+	var did []string
+	if e.FreezeFeed {
+		did = append(did, "its feed is frozen")
+	}
+	if e.RefuseRelay {
+		did = append(did, "nothing it relays is taken")
+	}
+	if e.RefuseIssue {
+		did = append(did, "it gets no credentials")
+	}
+	switch {
+	case e.Capped:
+		did = append(did, "its sessions are KEPT, because as many as may be were cut in the last 10 minutes")
+	case e.CutSessions:
+		did = append(did, "its sessions are cut")
+	}
+	if len(did) == 0 {
+		return "nothing is kept from it"
+	}
+	return strings.Join(did, ", ")
+}
+
+// Capped returns whose sessions are kept only because the cap is reached, sorted. Where there is
+// anybody, a fault in the software is as likely as so many guilty nodes: somebody has to look.
+func (s *Set) Capped(now time.Time, roster Roster) (out []spiffeid.ID) {
+	for _, c := range s.Cases(now) {
+		if s.Effects(c.Accused, now, roster).Capped {
+			out = append(out, c.Accused)
+		}
+	}
+	return out
+}
+
 // Effects says what to do about an identity. Freezing is immediate. Cutting is
-// granted in the order in which this node learned of the cases, at most
-// max(1, 10 %) of the roster per 10 minutes without a proof and max(1, 25 %)
-// with; a revocation is the authority's word and has no cap. The same set, time
-// and roster give the same answer, whoever asked before.
+// granted in the order in which this node learned of the cases, at most as many of
+// the roster per 10 minutes as the thresholds say, and one in any case; a
+// revocation is the authority's word and has no cap. The same set, thresholds,
+// time and roster give the same answer, whoever asked before.
 func (s *Set) Effects(id spiffeid.ID, now time.Time, roster Roster) Effects {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
@@ -106,7 +142,7 @@ func (s *Set) grant(id spiffeid.ID, now time.Time, roster Roster, standing Stand
 		}
 		return compareID(a.id, b.id)
 	})
-	limit := roster.limit(kind, standing == Quarantined)
+	limit := roster.limit(kind, s.thresholds.share(standing == Quarantined))
 	at := make([]time.Time, len(all))
 	for i, c := range all {
 		at[i] = c.since
@@ -124,13 +160,10 @@ func (s *Set) grant(id spiffeid.ID, now time.Time, roster Roster, standing Stand
 
 func (r Roster) attested(id spiffeid.ID) bool { return r.IsAttested == nil || r.IsAttested(id) }
 
-func (r Roster) limit(attested, proof bool) int {
+func (r Roster) limit(attested bool, percent int) int {
 	n := r.Unattested
 	if attested {
 		n = r.Attested
 	}
-	if proof {
-		return max(1, n/4)
-	}
-	return max(1, n/10)
+	return max(1, n*percent/100)
 }

@@ -39,6 +39,18 @@ func TestProofFreezesBeyondTheCap(t *testing.T) {
 			t.Errorf("at +%s: %d cut, want %d", tt.at, got, tt.want)
 		}
 	}
+	if kept := s.Capped(t0.Add(10*time.Second), roster); len(kept) != 4 || kept[0] != ids[2] {
+		t.Errorf("kept %v, want all but the first two", kept)
+	}
+	for id, want := range map[spiffeid.ID]string{
+		ids[0]:       "its feed is frozen, nothing it relays is taken, it gets no credentials, its sessions are cut",
+		ids[3]:       "its feed is frozen, nothing it relays is taken, it gets no credentials, its sessions are KEPT, because as many as may be were cut in the last 10 minutes",
+		node("well"): "nothing is kept from it",
+	} {
+		if got := s.Effects(id, t0.Add(10*time.Second), roster).String(); got != want {
+			t.Errorf("%s: %q", id, got)
+		}
+	}
 	next, ok := s.Deadline(t0.Add(10*time.Second), roster)
 	if !ok || !next.Equal(t0.Add(600*time.Second)) {
 		t.Errorf("deadline %v %v, want +600s", next.Sub(t0), ok)

@@ -23,10 +23,7 @@ const (
 )
 
 const (
-	holdBase  = 30 * time.Second
-	holdMax   = 10 * time.Minute
 	watchTime = 10 * time.Minute // how long a hold is remembered after its end
-	mildMax   = 8                // mild faults within mildSpan that make a hold
 	mildSpan  = time.Minute
 	maxLocal  = 4096 // identities with local faults; the oldest is forgotten first
 )
@@ -54,11 +51,11 @@ func (s *Set) Fault(now time.Time, relay spiffeid.ID, class string) Status {
 		l = &local{}
 		s.local[relay] = l
 	}
-	l.fault(now, class)
+	l.fault(now, class, s.thresholds)
 	return s.standing(relay, now)
 }
 
-func (l *local) fault(now time.Time, class string) {
+func (l *local) fault(now time.Time, class string, t Thresholds) {
 	if now.Sub(l.until) > watchTime {
 		l.holds = 0
 	}
@@ -69,7 +66,7 @@ func (l *local) fault(now time.Time, class string) {
 		if now.Sub(l.from) > mildSpan {
 			l.from, l.mild = now, 0
 		}
-		if l.mild++; l.mild < mildMax {
+		if l.mild++; l.mild < t.MildFaults {
 			return
 		}
 	}
@@ -78,7 +75,7 @@ func (l *local) fault(now time.Time, class string) {
 		return // what was under way when the hold began does not lengthen it
 	}
 	l.held = now
-	l.until = now.Add(min(holdMax, holdBase<<min(l.holds, 8)))
+	l.until = now.Add(min(t.HoldMax, t.Hold<<min(l.holds, 16)))
 	l.holds++
 }
 

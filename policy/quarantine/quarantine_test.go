@@ -11,6 +11,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+	"github.com/bailiwick-mesh/bailiwick/policy"
 )
 
 var (
@@ -220,15 +221,15 @@ func TestHoldDoublesAndIsHalfOpen(t *testing.T) {
 	if st := s.Standing(relay, now); st.Standing != OK {
 		t.Errorf("after the half-open try: %s, want ok", st.Standing)
 	}
-	if st := s.Fault(now, relay, Flood); st.Until.Sub(now) != holdBase {
-		t.Errorf("next hold lasts %s, want %s", st.Until.Sub(now), holdBase)
+	if st := s.Fault(now, relay, Flood); st.Until.Sub(now) != Defaults().Hold {
+		t.Errorf("next hold lasts %s, want %s", st.Until.Sub(now), Defaults().Hold)
 	}
 }
 
 func TestMildFaultsNeedNumbers(t *testing.T) {
 	s := NewSet(td, plainChecks())
 	relay := node("r")
-	for i := range mildMax - 1 {
+	for i := range Defaults().MildFaults - 1 {
 		if st := s.Fault(t0.Add(time.Duration(i)*time.Second), relay, Replay); st.Standing != Watch {
 			t.Fatalf("fault %d: %s, want watch", i, st.Standing)
 		}
@@ -236,11 +237,11 @@ func TestMildFaultsNeedNumbers(t *testing.T) {
 	if st := s.Standing(relay, t0.Add(5*time.Minute)); st.Standing != OK {
 		t.Errorf("later: %s, want ok", st.Standing)
 	}
-	for i := range mildMax {
+	for i := range Defaults().MildFaults {
 		s.Fault(t0.Add(time.Hour+time.Duration(i)*time.Second), relay, Replay)
 	}
 	if st := s.Standing(relay, t0.Add(time.Hour+10*time.Second)); st.Standing != Held {
-		t.Errorf("%d in a row: %s, want held", mildMax, st.Standing)
+		t.Errorf("%d in a row: %s, want held", Defaults().MildFaults, st.Standing)
 	}
 }
 
@@ -277,5 +278,21 @@ func TestMarshalRoundTrip(t *testing.T) {
 	other := NewSet(spiffeid.RequireTrustDomainFromString("west.dev.example"), Checks{})
 	if err := other.Unmarshal(b); !errors.Is(err, ErrForeign) {
 		t.Errorf("other region: %v, want %v", err, ErrForeign)
+	}
+}
+
+// The closed input of policy names every standing, and no other.
+func TestPolicyKnowsEveryStanding(t *testing.T) {
+	ask := func(standing string) error {
+		_, err := policy.ParseInput([]byte(`{"v": 1, "kind": "connect", "time": {"unix": 1}, "policy": {}, "source": {"standing": "` + standing + `"}, "action": {"name": "link"}}`))
+		return err
+	}
+	for s := OK; int(s) < len(standingNames); s++ {
+		if err := ask(s.String()); err != nil {
+			t.Error(err)
+		}
+	}
+	if err := ask(Standing(len(standingNames)).String()); !errors.Is(err, policy.ErrInput) {
+		t.Errorf("got %v", err)
 	}
 }

@@ -24,6 +24,8 @@ type Set struct {
 	facts map[spiffeid.ID]*facts
 	local map[spiffeid.ID]*local
 	bytes int // evidence kept
+
+	thresholds Thresholds // within their bounds
 }
 
 // facts is what is known of one accused. Nothing is ever taken out.
@@ -52,7 +54,7 @@ type signed[T any] struct {
 
 // NewSet returns an empty set for the identities of one trust domain.
 func NewSet(td spiffeid.TrustDomain, checks Checks) *Set {
-	return &Set{td: td, checks: checks, facts: map[spiffeid.ID]*facts{}, local: map[spiffeid.ID]*local{}}
+	return &Set{td: td, checks: checks, facts: map[spiffeid.ID]*facts{}, local: map[spiffeid.ID]*local{}, thresholds: Defaults()}
 }
 
 // AddEvidence verifies evidence and adds its finding. by is the observer that

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha1" // SPIRE names DevIDs by it
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
@@ -13,7 +14,10 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm/maker"
@@ -73,15 +77,21 @@ func (c *chip) ours() (spire.Attester, error) {
 	return spire.TPM{Keys: c.keys, FeedKey: public, BootLog: boot}, err
 }
 
-// devid attests as SPIRE's plugin does. The certificate is what to trust it by.
-func (c *chip) devid() (spire.Attester, *x509.Certificate, error) {
+// devid is a DevID in a chip's TPM, as SPIRE's plugin tpm_devid uses it.
+type devid struct {
+	key  *tpm.DevID
+	cert []byte            // of the key, DER
+	root *x509.Certificate // that certified it
+}
+
+func (c *chip) newDevID() (*devid, error) {
 	key, err := c.keys.NewDevID()
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	signer, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	template := func(n int64, name string) *x509.Certificate {
 		return &x509.Certificate{
@@ -93,11 +103,31 @@ func (c *chip) devid() (spire.Attester, *x509.Certificate, error) {
 	ca.IsCA, ca.KeyUsage = true, x509.KeyUsageCertSign
 	root, err := x509.CreateCertificate(rand.Reader, ca, ca, &signer.PublicKey, signer)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if ca, err = x509.ParseCertificate(root); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template(2, "machine"), ca, key.Key().Public(), signer)
-	return spire.DevID{Key: key, Chain: [][]byte{der}}, ca, err
+	cert, err := x509.CreateCertificate(rand.Reader, template(2, "machine"), ca, key.Key().Public(), signer)
+	return &devid{key: key, cert: cert, root: ca}, err
+}
+
+// agent is the ID that SPIRE gives to who shows the DevID.
+func (d *devid) agent() spiffeid.ID {
+	sum := sha1.Sum(d.cert)
+	return spiffeid.RequireFromPathf(region, "/spire/agent/tpm_devid/%x", sum)
+}
+
+// plugin writes the files a spire-agent wants, and returns its configuration.
+func (d *devid) plugin(dir string, c *chip) (string, error) {
+	public, private := d.key.Files()
+	for name, b := range map[string][]byte{"devid.pub": public, "devid.priv": private} {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			return "", err
+		}
+	}
+	err := writePEM(filepath.Join(dir, "devid.crt"), "CERTIFICATE", d.cert)
+	return fmt.Sprintf(`NodeAttestor "tpm_devid" { plugin_data { devid_cert_path = %q devid_pub_path = %q devid_priv_path = %q tpm_device_path = %q } }`,
+		filepath.Join(dir, "devid.crt"), filepath.Join(dir, "devid.pub"), filepath.Join(dir, "devid.priv"),
+		filepath.Clean(strings.TrimPrefix(c.soft.Path(), "unix:"))), err
 }

@@ -30,7 +30,6 @@ var (
 	region     = spiffeid.RequireTrustDomainFromString("east.dev.example")
 	workloadID = spiffeid.RequireFromString("spiffe://east.dev.example/workload/shop")
 	gatewayID  = spiffeid.RequireFromString("spiffe://east.dev.example/node/gateway")
-	chipID     = spiffeid.RequireFromString("spiffe://east.dev.example/node/chip")
 )
 
 func x509SVIDs(count int) (sides, error) {

@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -23,8 +22,8 @@ import (
 	"google.golang.org/grpc/credentials"
 )
 
-// machine is a client of the server API, the same code for both servers: SPIRE's
-// own stubs over gRPC, and nothing of ours.
+// machine is a client of the server API, the same code for both servers, and
+// nothing of ours: SPIRE's messages and stubs.
 type machine struct {
 	s    *server
 	from net.IP // its address: both servers count attestations by it
@@ -34,59 +33,40 @@ type machine struct {
 // GetX509SVID is for TLS.
 func (m *machine) GetX509SVID() (*x509svid.SVID, error) { return m.svid, nil }
 
-// dial opens a connection, with the SVID if there is one.
-func (m *machine) dial() (*grpc.ClientConn, error) {
+// tls shows the SVID if there is one.
+func (m *machine) tls() *tls.Config {
 	server := tlsconfig.AuthorizeID(spiffeid.RequireFromPath(region, "/spire/server"))
-	var conf *tls.Config
 	if m.svid == nil {
-		conf = tlsconfig.TLSClientConfig(m.s.bundle, server)
-	} else {
-		conf = tlsconfig.MTLSClientConfig(m, m.s.bundle, server)
+		return tlsconfig.TLSClientConfig(m.s.bundle, server)
 	}
+	return tlsconfig.MTLSClientConfig(m, m.s.bundle, server)
+}
+
+// dial opens a connection for gRPC's own client.
+func (m *machine) dial() (*grpc.ClientConn, error) {
 	dialer := net.Dialer{LocalAddr: &net.TCPAddr{IP: m.from}}
-	return grpc.NewClient("passthrough:///"+m.s.addr, grpc.WithTransportCredentials(credentials.NewTLS(conf)),
+	return grpc.NewClient("passthrough:///"+m.s.addr, grpc.WithTransportCredentials(credentials.NewTLS(m.tls())),
 		grpc.WithContextDialer(func(ctx context.Context, addr string) (net.Conn, error) { return dialer.DialContext(ctx, "tcp", addr) }))
 }
 
-// attest joins with a token, over a connection of its own.
-func (m *machine) attest(ctx context.Context, j joining, key *ecdsa.PrivateKey, csr []byte) error {
-	conn, err := m.dial()
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	stream, err := agentv1.NewAgentClient(conn).AttestAgent(ctx)
-	if err != nil {
-		return err
-	}
-	err = stream.Send(&agentv1.AttestAgentRequest{Step: &agentv1.AttestAgentRequest_Params_{Params: &agentv1.AttestAgentRequest_Params{
+// attest joins with a token, over a connection of its own. What comes is for take.
+func (m *machine) attest(ctx context.Context, j joining, csr []byte) (*types.X509SVID, error) {
+	var resp agentv1.AttestAgentResponse
+	err := m.call(ctx, agentv1.Agent_AttestAgent_FullMethodName, &agentv1.AttestAgentRequest{Step: &agentv1.AttestAgentRequest_Params_{Params: &agentv1.AttestAgentRequest_Params{
 		Data:   &types.AttestationData{Type: "join_token", Payload: []byte(j.token)},
 		Params: &agentv1.AgentX509SVIDParams{Csr: csr},
-	}}})
-	if err != nil && !errors.Is(err, io.EOF) { // of an EOF, Recv has the reason
-		return err
-	}
-	resp, err := stream.Recv()
-	if err != nil {
-		return err
-	}
-	return m.take(resp.GetResult().GetSvid(), key)
+	}}}, &resp)
+	return resp.GetResult().GetSvid(), err
 }
 
-// renew opens a connection with the SVID held and gets a new one.
-func (m *machine) renew(ctx context.Context, key *ecdsa.PrivateKey, csr []byte) error {
-	conn, err := m.dial()
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	resp, err := agentv1.NewAgentClient(conn).RenewAgent(ctx, &agentv1.RenewAgentRequest{Params: &agentv1.AgentX509SVIDParams{Csr: csr}})
-	if err != nil {
-		return err
-	}
-	return m.take(resp.GetSvid(), key)
+// renew opens a connection with the SVID held and gets a new one, for take.
+func (m *machine) renew(ctx context.Context, csr []byte) (*types.X509SVID, error) {
+	var resp agentv1.RenewAgentResponse
+	err := m.call(ctx, agentv1.Agent_RenewAgent_FullMethodName, &agentv1.RenewAgentRequest{Params: &agentv1.AgentX509SVIDParams{Csr: csr}}, &resp)
+	return resp.GetSvid(), err
 }
 
+// take holds an SVID that came, from now on.
 func (m *machine) take(svid *types.X509SVID, key *ecdsa.PrivateKey) error {
 	var certs []*x509.Certificate
 	for _, der := range svid.GetCertChain() {
@@ -152,9 +132,9 @@ func (m *machine) sync(ctx context.Context, conn *grpc.ClientConn) ([]*types.Ent
 }
 
 // sign gets X.509-SVIDs, one for each request.
-func sign(ctx context.Context, conn *grpc.ClientConn, batch []*svidv1.NewX509SVIDParams) error {
-	resp, err := svidv1.NewSVIDClient(conn).BatchNewX509SVID(ctx, &svidv1.BatchNewX509SVIDRequest{Params: batch})
-	if err != nil {
+func sign(on *lean, batch []*svidv1.NewX509SVIDParams) error {
+	var resp svidv1.BatchNewX509SVIDResponse
+	if err := on.call(svidv1.SVID_BatchNewX509SVID_FullMethodName, &svidv1.BatchNewX509SVIDRequest{Params: batch}, &resp); err != nil {
 		return err
 	}
 	if len(resp.GetResults()) != len(batch) {
@@ -169,8 +149,9 @@ func sign(ctx context.Context, conn *grpc.ClientConn, batch []*svidv1.NewX509SVI
 }
 
 // signJWT gets a JWT-SVID.
-func signJWT(ctx context.Context, conn *grpc.ClientConn, entry string) error {
-	resp, err := svidv1.NewSVIDClient(conn).NewJWTSVID(ctx, &svidv1.NewJWTSVIDRequest{EntryId: entry, Audience: []string{"bench"}})
+func signJWT(on *lean, entry string) error {
+	var resp svidv1.NewJWTSVIDResponse
+	err := on.call(svidv1.SVID_NewJWTSVID_FullMethodName, &svidv1.NewJWTSVIDRequest{EntryId: entry, Audience: []string{"bench"}}, &resp)
 	if err == nil && resp.GetSvid().GetToken() == "" {
 		err = errors.New("no token in the answer")
 	}
@@ -212,8 +193,12 @@ func (s *server) joinAll(n int) ([]*machine, error) {
 		g.Go(func() error {
 			ctx, cancel := context.WithTimeout(context.Background(), patience)
 			defer cancel()
-			if err := out[i].attest(ctx, s.join[i], keys[i].key, keys[i].csr); err != nil {
-				return fmt.Errorf("machine %d: %w", i, err)
+			svid, err := out[i].attest(ctx, s.join[i], keys[i].csr)
+			if err == nil {
+				err = out[i].take(svid, keys[i].key)
+			}
+			if err != nil {
+				return fmt.Errorf("%s: machine %d: %w", s.name(), i, err)
 			}
 			return nil
 		})

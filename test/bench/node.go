@@ -21,11 +21,11 @@ const agentConfig = `agent {
   socket_path = %q
   trust_bundle_path = %q
   trust_domain = %q
-  join_token = %q
+  %s
 }
 plugins {
   KeyManager "disk" { plugin_data { directory = %q } }
-  NodeAttestor "join_token" { plugin_data {} }
+  %s
   WorkloadAttestor "unix" { plugin_data {} }
 }
 `
@@ -37,8 +37,9 @@ type node struct {
 	stop   func()
 }
 
-// startNode starts machine i of a server with a folder of its own.
-func (s *server) startNode(i int) (*node, error) {
+// startNode starts machine i of a server with a folder of its own: the one with
+// the TPM, or one with a token.
+func (s *server) startNode(i int, tpm bool) (*node, error) {
 	dir := filepath.Join(s.dir, fmt.Sprint("node", i))
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
@@ -55,7 +56,7 @@ func (s *server) startNode(i int) (*node, error) {
 		_ = os.RemoveAll(sockets) // a few sockets below /tmp
 	}
 	conf := filepath.Join(dir, "node.conf")
-	program, text, err := s.nodeProgram(dir, sockets, n.socket, i)
+	program, text, err := s.nodeProgram(dir, sockets, n.socket, i, tpm)
 	if err == nil {
 		err = os.WriteFile(conf, []byte(text), 0o600)
 	}
@@ -69,12 +70,24 @@ func (s *server) startNode(i int) (*node, error) {
 	return n, nil
 }
 
-func (s *server) nodeProgram(dir, sockets, socket string, i int) (program, conf string, err error) {
+func (s *server) nodeProgram(dir, sockets, socket string, i int, tpm bool) (program, conf string, err error) {
+	join, err := s.token(i)
+	if err != nil {
+		return "", "", err
+	}
 	if s.ours {
 		if program, err = product(); err != nil {
 			return "", "", err
 		}
-		conf, err = s.nodeFile(dir, sockets, chipID, s.newcomer)
+		if tpm {
+			conf, err = s.nodeFile(dir, sockets, chipID(i), withTPM(s.tpm), "")
+			return program, conf, err
+		}
+		token := filepath.Join(dir, "token")
+		if err := os.WriteFile(token, []byte(join.token), 0o600); err != nil {
+			return "", "", err
+		}
+		conf, err = s.nodeFile(dir, sockets, join.node, "tpm: {mode: off}\n", fmt.Sprintf(", token_file: %q", token))
 		return program, conf, err
 	}
 	if program, err = spireProgram("spire-agent"); err != nil {
@@ -84,8 +97,15 @@ func (s *server) nodeProgram(dir, sockets, socket string, i int) (program, conf 
 	if err := writeCertificates(bundle, s.bundle.X509Authorities()...); err != nil {
 		return "", "", err
 	}
+	token, attestor := fmt.Sprintf("join_token = %q", join.token), `NodeAttestor "join_token" { plugin_data {} }`
+	if tpm {
+		token = ""
+		if attestor, err = s.devid.plugin(dir, s.tpm); err != nil {
+			return "", "", err
+		}
+	}
 	_, port, _ := strings.Cut(s.addr, ":")
-	return program, fmt.Sprintf(agentConfig, dir, port, socket, bundle, region.Name(), s.join[i].token, dir), nil
+	return program, fmt.Sprintf(agentConfig, dir, port, socket, bundle, region.Name(), token, dir, attestor), nil
 }
 
 // fetch waits for the first SVID as an impatient workload does.
@@ -101,13 +121,13 @@ func (n *node) fetch() error {
 	})
 }
 
-func firstSVID(dir string, s size) (sides, error) {
-	const starts = rounds + 1
-	a, b, stop, err := newNodes(dir, s, starts)
+func firstSVID(dir string, s size, tpm bool) (sides, error) {
+	a, b, stop, err := newNodes(dir, s, rounds+1+mostRepeats, tpm)
 	if err != nil {
 		return sides{}, err
 	}
-	side := func(s *server) func() (float64, error) {
+	var cpu [2]time.Duration
+	side := func(s *server, cpu *time.Duration) func() (float64, error) {
 		next := 0
 		return func() (float64, error) {
 			var n *node
@@ -116,36 +136,53 @@ func firstSVID(dir string, s size) (sides, error) {
 					n.stop()
 				}
 			}()
-			return seconds(func() (err error) {
-				if n, err = s.startNode(next); err != nil {
+			next++
+			if s.ours && tpm {
+				if err := s.nameChip(s.demand, next-1); err != nil {
+					return 0, err
+				}
+			}
+			v, err := seconds(func() (err error) {
+				if n, err = s.startNode(next-1, tpm); err != nil {
 					return err
 				}
-				next++
 				return n.fetch()
 			})
+			if err == nil {
+				*cpu, err = n.proc.cpu()
+			}
+			return v, err
 		}
 	}
-	return sides{ours: side(a), reference: side(b), stop: stop}, nil
+	return sides{ours: side(a, &cpu[0]), reference: side(b, &cpu[1]), stop: stop, note: func() string {
+		return fmt.Sprintf("; processor time of the last start: ours %s, reference %s", cpu[0], cpu[1])
+	}}, nil
 }
 
-// newNodes starts servers that n nodes may join, each with one workload: any
-// process of this user. Ours have one TPM, and come back to it with nothing else.
-func newNodes(dir string, s size, n int) (ours, stock *server, stop func(), err error) {
-	d, err := withChip(dir, s)
-	if err != nil {
-		return nil, nil, nil, err
+// newNodes starts servers that n machines may join by token and one by its TPM,
+// each with one workload: any process of this user.
+func newNodes(dir string, s size, n int, tpm bool) (ours, stock *server, stop func(), err error) {
+	var d demand
+	if tpm {
+		if d, err = withChip(dir, s); err != nil {
+			return nil, nil, nil, err
+		}
 	}
 	d.machines, d.with, d.workloads, d.selector = n, n, 1, fmt.Sprintf("uid:%d", os.Getuid())
-	if ours, stock, stop, err = newPair(dir, s, d); err != nil {
-		d.chip.stop()
+	without := func() {
+		if d.chip != nil {
+			d.chip.stop()
+		}
+	}
+	ours, stock, end, err := newPair(dir, s, d)
+	if err != nil {
+		without()
 		return nil, nil, nil, err
 	}
-	ours.newcomer = d.chip
-	ours.chips = append(ours.chips, d.chip)
-	return ours, stock, stop, nil
+	return ours, stock, func() { end(); without() }, nil
 }
 
-// withChip makes a machine with a TPM.
+// withChip makes a machine with a TPM and a DevID in it.
 func withChip(dir string, s size) (d demand, err error) {
 	if s == tiny {
 		return d, errTiny
@@ -153,7 +190,12 @@ func withChip(dir string, s size) (d demand, err error) {
 	if d.makers, err = maker.OpenCA(filepath.Join(dir, "maker")); err != nil {
 		return d, err
 	}
-	d.chip, err = newChip(d.makers, dir)
+	if d.chip, err = newChip(d.makers, dir); err != nil {
+		return d, err
+	}
+	if d.devid, err = d.chip.newDevID(); err != nil {
+		d.chip.stop()
+	}
 	return d, err
 }
 
@@ -164,10 +206,7 @@ func attestTPM(dir string, s size) (sides, error) {
 	if err != nil {
 		return sides{}, err
 	}
-	var byOurs, byDevID spire.Attester
-	if byOurs, err = d.chip.ours(); err == nil {
-		byDevID, d.devid, err = d.chip.devid()
-	}
+	byOurs, err := d.chip.ours()
 	if err != nil {
 		d.chip.stop()
 		return sides{}, err
@@ -189,7 +228,7 @@ func attestTPM(dir string, s size) (sides, error) {
 			return us / 1000, err
 		}
 	}
-	return sides{ours: side(a, byOurs), reference: side(b, byDevID), stop: func() { d.chip.stop(); stop() }}, nil
+	return sides{ours: side(a, byOurs), reference: side(b, spire.DevID{Key: d.devid.key, Chain: [][]byte{d.devid.cert}}), stop: func() { d.chip.stop(); stop() }}, nil
 }
 
 // resident measures memory after work: of a node that served a workload, or of
@@ -201,11 +240,11 @@ func resident(dir string, s size, servers bool) (sides, error) {
 			return sides{}, err
 		}
 		for _, all := range [][]*connected{ours, stock} {
-			_, err := calls(all, 4, 4000, 1, func(ctx context.Context, c *connected, i int) error {
-				if err := signJWT(ctx, c.conn, c.entries[i%entriesOf].GetId()); err != nil {
+			_, err := calls(all, 4, 4000, 1, func(c *connected, on *lean, i int) error {
+				if err := signJWT(on, c.entries[i%entriesOf].GetId()); err != nil {
 					return err
 				}
-				_, err := c.sync(ctx, c.conn)
+				_, err := c.sync(context.Background(), c.conn)
 				return err
 			})
 			if err != nil {
@@ -215,7 +254,7 @@ func resident(dir string, s size, servers bool) (sides, error) {
 		}
 		return idle(ours[0].s.proc, stock[0].s.proc, "after 4,000 JWT-SVIDs and syncs of 100 entries for 16 agents", stop), nil
 	}
-	a, b, stop, err := newNodes(dir, s, 1)
+	a, b, stop, err := newNodes(dir, s, 1, false)
 	if err != nil {
 		return sides{}, err
 	}
@@ -227,7 +266,7 @@ func resident(dir string, s size, servers bool) (sides, error) {
 		stop()
 	}
 	for _, s := range []*server{a, b} {
-		n, err := s.startNode(0)
+		n, err := s.startNode(0, false)
 		if err == nil {
 			nodes = append(nodes, n)
 			err = n.fetch()

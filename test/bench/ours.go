@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -62,10 +63,13 @@ func (s *server) startOurs(d demand) error {
 			}
 		}
 	}
-	roots := []*x509.Certificate{makers.Root()}
+	roots, more := []*x509.Certificate{makers.Root()}, ""
 	if d.chip != nil {
 		roots = append(roots, d.makers.Root())
-		fmt.Fprintf(&entries, "  - {id: %s, ek: %q}\n  - {id: %s, node: %s, selectors: [%q]}\n", chipID, d.chip.ek, workloadID, chipID, "unix:"+d.selector)
+		more = ", chip.yaml"
+		if err := s.nameChip(d, 0); err != nil {
+			return err
+		}
 	}
 	if err := writeCertificates(filepath.Join(dir, "makers.pem"), roots...); err != nil {
 		return err
@@ -73,11 +77,11 @@ func (s *server) startOurs(d demand) error {
 	if err := os.WriteFile(filepath.Join(dir, "entries.yaml"), entries.Bytes(), 0o600); err != nil {
 		return err
 	}
-	conf, err := s.nodeFile(dir, s.sockets, gatewayID, first)
+	conf, err := s.nodeFile(dir, s.sockets, gatewayID, withTPM(first), "")
 	if err != nil {
 		return err
 	}
-	conf += fmt.Sprintf("issuer:\n  listen: %s\n  keys: keys\n  entries: [entries.yaml]\n  ek_roots: [makers.pem]\nauthority:\n  keys: authority\n", s.addr)
+	conf += fmt.Sprintf("issuer:\n  listen: %s\n  keys: keys\n  entries: [entries.yaml%s]\n  ek_roots: [makers.pem]\nauthority:\n  keys: authority\n", s.addr, more)
 	path := filepath.Join(dir, "node.yaml")
 	if err := os.WriteFile(path, []byte(conf), 0o600); err != nil {
 		return err
@@ -99,23 +103,44 @@ func (s *server) startOurs(d demand) error {
 	})
 }
 
+// chipID is the node that the machine with a TPM is for the i-th time: a node is given
+// new epochs only so often.
+func chipID(i int) spiffeid.ID { return spiffeid.RequireFromPathf(region, "/node/chip%d", i) }
+
+// nameChip has our issuer know the machine with a TPM by a name, from its start or, if it
+// runs, from its next look at its entries.
+func (s *server) nameChip(d demand, i int) error {
+	text := fmt.Sprintf("entries:\n  - {id: %s, ek: %q}\n  - {id: %s, node: %s, selectors: [%q]}\n", chipID(i), d.chip.ek, workloadID, chipID(i), "unix:"+d.selector)
+	if err := os.WriteFile(filepath.Join(s.dir, "chip.yaml"), []byte(text), 0o600); err != nil || s.proc == nil {
+		return err
+	}
+	if err := s.proc.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		return err
+	}
+	time.Sleep(500 * time.Millisecond) // it reads one small file, and says nothing
+	return nil
+}
+
+func withTPM(c *chip) string {
+	return fmt.Sprintf("tpm: {mode: required, device: %q, boot_log: %q}\n", c.soft.Path(), c.soft.BootLog())
+}
+
 // nodeFile is the configuration of a node in dir whose issuer is s.
-func (s *server) nodeFile(dir, sockets string, id spiffeid.ID, c *chip) (string, error) {
+func (s *server) nodeFile(dir, sockets string, id spiffeid.ID, tpm, enrol string) (string, error) {
 	ports, err := freePorts(1)
 	if err != nil {
 		return "", err
 	}
 	return fmt.Sprintf(`node: %s
 state: %q
-tpm: {mode: required, device: %q, boot_log: %q}
-trust: {global_keys: [%q], records: [%q]}
-enrol: {issuers: [%q]}
-mesh: {listen: "127.0.0.1:%d", join: []}
+%strust: {global_keys: [%q], records: [%q]}
+enrol: {issuers: [%q]%s}
+mesh: {listen: "127.0.0.1:%d", join: [%s]}
 policy: {global: %q, region: %q}
 workload_api: {socket: %q}
 control: {socket: %q}
 log: {level: warn}
-`, id, filepath.Join(dir, "state"), c.soft.Path(), c.soft.BootLog(), filepath.Join(s.dir, "global.pem"), filepath.Join(s.dir, "region.trust"), s.addr, ports[0],
+`, id, filepath.Join(dir, "state"), tpm, filepath.Join(s.dir, "global.pem"), filepath.Join(s.dir, "region.trust"), s.addr, enrol, ports[0], s.meet,
 		filepath.Join(s.dir, "global.policy"), filepath.Join(s.dir, "region.policy"),
 		filepath.Join(sockets, "w.sock"), filepath.Join(sockets, "c.sock")), nil
 }
@@ -201,7 +226,7 @@ func provision(dir string) (*issuer.CA, error) {
 }
 
 func signPolicy(key *ecdsa.PrivateKey, l policy.Level, scope string, from time.Time, delegations ...[]byte) ([]byte, error) {
-	content, err := bundle.Encode(l.Modules, l.Data)
+	content, err := bundle.Content{Modules: l.Modules, Data: l.Data, Schemas: l.Schemas}.Encode()
 	if err != nil {
 		return nil, err
 	}

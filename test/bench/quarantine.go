@@ -11,6 +11,7 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
+	"github.com/bailiwick-mesh/bailiwick/test/sim"
 )
 
 var quarantineBenches = []bench{
@@ -20,6 +21,35 @@ var quarantineBenches = []bench{
 		note:      "from the bytes of an equivocation proof to its finding, with nothing cached; one core",
 		prepare:   func(_ string, s size) (sides, error) { return verifyProof(s.pick(1000, 2)) },
 	},
+	{
+		area: "quarantine", name: "convicted-1000", unit: "ms from the second of two contradicting records until the last honest node has convicted, durably", aim: 50, once: true,
+		reference: "the slowest delivery of an update in the same run",
+		note:      "simulated (test/sim): the real core in a region of 1,000 nodes, links of 0.25 to 0.75 ms, verification and commits at each hop",
+		prepare:   func(_ string, s size) (sides, error) { return convicted(s.pick(1000, 10)), nil },
+	},
+}
+
+// convicted has one node tell two stories. Both figures are of one run.
+func convicted(nodes int) sides {
+	var ran map[string]float64
+	figure := func(name string) func() (float64, error) {
+		return func() (float64, error) {
+			if ran != nil {
+				return ran[name], nil
+			}
+			s, err := sim.Parse(fmt.Sprintf("nodes %d\nwriters %d\nadversary equivocator 1\nat 500ms write 20 every 20ms\nat 2s write 10 every 20ms\nrun 4s\nexpect spared = 0\nexpect harmed = 0", nodes, min(20, nodes/2)))
+			if err != nil {
+				return 0, err
+			}
+			r, err := sim.Run(s)
+			if err != nil {
+				return 0, err
+			}
+			ran = r.Values
+			return ran[name], nil
+		}
+	}
+	return sides{ours: figure("convicted"), reference: figure("last")}
 }
 
 func verifyProof(count int) (sides, error) {

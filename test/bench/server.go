@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"time"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm/maker"
@@ -47,15 +48,19 @@ func spireProgram(name string) (string, error) {
 // server is our issuer or a stock spire-server, a process of its own, with what
 // a machine needs to join it.
 type server struct {
-	ours     bool
-	dir      string
-	sockets  string // a folder with a short name: unix sockets have 107 bytes
-	addr     string // of the server API
-	bundle   *x509bundle.Bundle
-	proc     *process
-	join     []joining // one for each machine
-	chips    []*chip   // that run for it
-	newcomer *chip     // of the node that first joins
+	ours    bool
+	dir     string
+	sockets string // a folder with a short name: unix sockets have 107 bytes
+	addr    string // of the server API
+	meet    string // address of a node that others join, in quotes; may be empty
+	bundle  *x509bundle.Bundle
+	known   atomic.Pointer[x509.Certificate] // its own, verified by lean clients
+	proc    *process
+	join    []joining // one for each machine
+	chips   []*chip   // that run for it
+	demand  demand
+	tpm     *chip  // of the machine with one, which may join again and again
+	devid   *devid // in it
 }
 
 func newServer(dir string, ours bool) (*server, error) {
@@ -65,6 +70,22 @@ func newServer(dir string, ours bool) (*server, error) {
 	}
 	sockets, err := os.MkdirTemp("", "bench")
 	return &server{ours: ours, dir: dir, sockets: sockets, addr: fmt.Sprintf("127.0.0.1:%d", ports[0]), bundle: x509bundle.New(region)}, err
+}
+
+// name tells the two servers apart in an error.
+func (s *server) name() string {
+	if s.ours {
+		return "ours"
+	}
+	return stockServer
+}
+
+// token is how machine i gets in, of those that were registered.
+func (s *server) token(i int) (joining, error) {
+	if i >= len(s.join) {
+		return joining{}, fmt.Errorf("%s: %d machines may join and all have: fewer rounds", s.name(), len(s.join))
+	}
+	return s.join[i], nil
 }
 
 func (s *server) stop() {
@@ -99,9 +120,9 @@ type demand struct {
 	workloads int    // entries of each of the first `with` machines
 	with      int    //
 	selector  string // of those entries
-	chip      *chip  // another machine, or nil: node /node/chip
 	makers    *maker.CA
-	devid     *x509.Certificate // root of its DevID, for SPIRE
+	chip      *chip  // another machine, or nil: node /node/chip with one workload
+	devid     *devid // its DevID, for SPIRE
 }
 
 func (d demand) workload(machine, i int) spiffeid.ID {
@@ -149,6 +170,9 @@ func newPair(dir string, s size, d demand) (ours, stock *server, stop func(), er
 		stop()
 		return nil, nil, nil, err
 	}
+	for _, s := range started {
+		s.demand, s.tpm, s.devid = d, d.chip, d.devid
+	}
 	return started[0], started[1], stop, nil
 }
 
@@ -181,7 +205,7 @@ func (s *server) startStock(program string, d demand) (err error) {
 	if d.devid != nil {
 		roots, makers := filepath.Join(dir, "devid.pem"), filepath.Join(dir, "makers.pem")
 		// SPIRE verifies EK certificates without intermediates: the maker's is among the roots.
-		if err := errors.Join(writeCertificates(roots, d.devid), writeCertificates(makers, d.makers.Root(), d.makers.Intermediate())); err != nil {
+		if err := errors.Join(writeCertificates(roots, d.devid.root), writeCertificates(makers, d.makers.Root(), d.makers.Intermediate())); err != nil {
 			return err
 		}
 		devid = fmt.Sprintf("NodeAttestor \"tpm_devid\" { plugin_data { devid_ca_path = %q endorsement_ca_path = %q } }", roots, makers)
@@ -228,14 +252,21 @@ func (s *server) register(socket string, d demand) error {
 		s.join = append(s.join, j)
 	}
 	entries := entryv1.NewEntryClient(conn)
+	entry := func(parent, id spiffeid.ID) *types.Entry {
+		return &types.Entry{ParentId: idMessage(parent), SpiffeId: idMessage(id), Selectors: []*types.Selector{{Type: "unix", Value: d.selector}}}
+	}
+	var batches [][]*types.Entry
 	for i := range d.with {
 		var batch []*types.Entry
 		for k := range d.workloads {
-			batch = append(batch, &types.Entry{
-				ParentId: idMessage(s.join[i].node), SpiffeId: idMessage(d.workload(i, k)),
-				Selectors: []*types.Selector{{Type: "unix", Value: d.selector}},
-			})
+			batch = append(batch, entry(s.join[i].node, d.workload(i, k)))
 		}
+		batches = append(batches, batch)
+	}
+	if d.devid != nil {
+		batches = append(batches, []*types.Entry{entry(d.devid.agent(), workloadID)})
+	}
+	for _, batch := range batches {
 		resp, err := entries.BatchCreateEntry(ctx, &entryv1.BatchCreateEntryRequest{Entries: batch})
 		if err != nil {
 			return err

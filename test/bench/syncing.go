@@ -1,13 +1,10 @@
 package main
 
 import (
-	"context"
 	"errors"
-	"fmt"
 
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
-	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
@@ -15,48 +12,39 @@ import (
 // countEntries is machine.sync for a row about the server: it reads no more of an
 // answer than it needs to go on, for decoding 1,000 entries would cost more than
 // the server's work.
-func countEntries(ctx context.Context, conn *grpc.ClientConn) (n int, err error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stream, err := conn.NewStream(ctx, &grpc.StreamDesc{ServerStreams: true, ClientStreams: true},
-		entryv1.Entry_SyncAuthorizedEntries_FullMethodName, grpc.ForceCodec(bare{}))
+func countEntries(on *lean) (n int, err error) {
+	mask := &types.EntryMask{SpiffeId: true, Selectors: true, RevisionNumber: true, X509SvidTtl: true, JwtSvidTtl: true, Hint: true}
+	ask, err := proto.Marshal(&entryv1.SyncAuthorizedEntriesRequest{OutputMask: mask})
 	if err != nil {
 		return 0, err
 	}
-	mask := &types.EntryMask{SpiffeId: true, Selectors: true, RevisionNumber: true, X509SvidTtl: true, JwtSvidTtl: true, Hint: true}
-	if err := stream.SendMsg(&entryv1.SyncAuthorizedEntriesRequest{OutputMask: mask}); err != nil {
-		return 0, err
-	}
-	pages := func() (need []string, err error) {
+	on.begin(entryv1.Entry_SyncAuthorizedEntries_FullMethodName)
+	for need := [][]byte{ask}; len(need) > 0 && err == nil; need = need[1:] { // a request for each page of revisions
+		if err = on.send(need[0], false); err != nil {
+			return n, err
+		}
 		for p := (page{more: true}); p.more; {
-			var b []byte
-			if err := stream.RecvMsg(&b); err != nil {
-				return nil, err
+			b, err := on.receive()
+			if err != nil {
+				return n, err
 			}
 			if p, err = parsePage(b); err != nil {
-				return nil, err
+				return n, err
 			}
 			n += p.entries
-			need = append(need, p.revisions...)
-		}
-		return need, nil
-	}
-	need, err := pages()
-	for len(need) > 0 && err == nil {
-		page := need[:min(len(need), 500)]
-		need = need[len(page):]
-		if err = stream.SendMsg(&entryv1.SyncAuthorizedEntriesRequest{Ids: page}); err == nil {
-			_, err = pages()
+			if len(p.ids) > 0 {
+				need = append(need, p.ids)
+			}
 		}
 	}
-	return n, errors.Join(err, stream.CloseSend())
+	return n, on.finish()
 }
 
 // page is a SyncAuthorizedEntriesResponse.
 type page struct {
-	entries   int
-	revisions []string // entry IDs
-	more      bool
+	entries int
+	ids     []byte // of the revisions, as a SyncAuthorizedEntriesRequest
+	more    bool
 }
 
 var errPage = errors.New("not a page of entries")
@@ -82,30 +70,14 @@ func parsePage(b []byte) (p page, err error) {
 			if n < 0 || num != 1 {
 				return p, errPage
 			}
-			id, n := protowire.ConsumeString(message[n:])
+			id, n := protowire.ConsumeBytes(message[n:])
 			if n < 0 {
 				return p, errPage
 			}
-			p.revisions = append(p.revisions, id)
+			p.ids = protowire.AppendBytes(protowire.AppendTag(p.ids, 2, protowire.BytesType), id)
 		case 3: // more
 			p.more = value[0] != 0
 		}
 	}
 	return p, nil
-}
-
-// bare is gRPC's codec, but for answers, which it leaves as they are.
-type bare struct{}
-
-func (bare) Name() string { return "proto" }
-
-func (bare) Marshal(v any) ([]byte, error) { return proto.Marshal(v.(proto.Message)) }
-
-func (bare) Unmarshal(data []byte, v any) error {
-	b, ok := v.(*[]byte)
-	if !ok {
-		return fmt.Errorf("%w: %T", errPage, v)
-	}
-	*b = append([]byte(nil), data...)
-	return nil
 }

@@ -24,6 +24,13 @@ func commandCell(t *testing.T, p *pki) {
 			t.Errorf("%s: no %q in\n%s", strings.Join(words, " "), want, got)
 		}
 	}
+	refuses := func(want string, words ...string) {
+		t.Helper()
+		got, err := output(t, binary(t, "spire-server"), append(words, "-socketPath", s.socket)...)
+		if err == nil || !strings.Contains(got, want) {
+			t.Errorf("%s: want a refusal that says %q: %v\n%s", strings.Join(words, " "), want, err, got)
+		}
+	}
 	ask := func(out any, words ...string) {
 		t.Helper()
 		must(t, json.Unmarshal([]byte(do(append(words, "-output", "json")...)), out))
@@ -53,7 +60,7 @@ func commandCell(t *testing.T, p *pki) {
 	c.find(t, shop) // below the ID that came with the token
 	says(a.SVID.ID.String(), "agent", "list")
 	says("join_token", "agent", "show", "-spiffeID", a.SVID.ID.String())
-	says("1 attested agent", "agent", "count", "-attestationType", "join_token")
+	says("2 attested agents", "agent", "count", "-attestationType", "join_token") // and the node itself
 
 	says("Entry ID", "entry", "update", "-entryID", entry, "-parentID", host.String(), "-spiffeID", shop.String(), "-selector", self, "-hint", "second")
 	if got := c.find(t, shop).Hint; got != "second" {
@@ -62,17 +69,33 @@ func commandCell(t *testing.T, p *pki) {
 	says("Deleted entry", "entry", "delete", "-entryID", entry)
 	says("0 entries", "entry", "show", "-spiffeID", shop.String())
 
+	type authority struct {
+		ID string `json:"authority_id"`
+	}
 	var x509 struct {
-		Prepared struct {
-			ID string `json:"authority_id"`
-		} `json:"prepared_authority"`
+		Prepared authority `json:"prepared_authority"`
+		Old      authority `json:"old"`
 	}
 	ask(&x509, "localauthority", "x509", "prepare")
-	says(x509.Prepared.ID, "localauthority", "x509", "show")
-	says(x509.Prepared.ID, "localauthority", "x509", "activate", "-authorityID", x509.Prepared.ID)
+	fresh := x509.Prepared.ID
+	says(fresh, "localauthority", "x509", "show")
+	refuses("is not in version 1", "localauthority", "x509", "activate", "-authorityID", fresh)
+	s.publish(t, p)
+	says(fresh, "localauthority", "x509", "activate", "-authorityID", fresh)
+	ask(&x509, "localauthority", "x509", "show")
+	old := x509.Old.ID
+	says(old, "localauthority", "x509", "taint", "-authorityID", old)
+	refuses(a.SVID.ID.String(), "localauthority", "x509", "revoke", "-authorityID", old)
 	says("Active", "localauthority", "jwt", "show")
 
 	says("banned", "agent", "ban", "-spiffeID", a.SVID.ID.String())
 	says("evicted", "agent", "evict", "-spiffeID", a.SVID.ID.String())
-	says("No attested agents", "agent", "list")
+	refuses("not found", "agent", "show", "-spiffeID", a.SVID.ID.String())
+	eventually(t, "the old authority goes", func() error {
+		_, err := output(t, binary(t, "spire-server"), "localauthority", "x509", "revoke", "-authorityID", old, "-socketPath", s.socket)
+		return err
+	})
+	if b, err = s.bundle(t); err != nil || len(b.X509Authorities()) != 1 {
+		t.Errorf("%d roots at the end: %v", len(b.X509Authorities()), err)
+	}
 }

@@ -1,213 +1,169 @@
 package interop
 
 import (
-	"context"
-	"crypto/ecdsa"
-	"crypto/tls"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"syscall"
 	"testing"
-	"time"
 
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"golang.org/x/sync/errgroup"
-
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
-	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
-	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
-	"github.com/bailiwick-mesh/bailiwick/identity/spire"
-	"github.com/bailiwick-mesh/bailiwick/policy/authority"
+	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 )
 
-// issuerEnv names the file that makes this binary our issuer: identity/issuer on
-// one folder, with every attestor it has and lifetimes shorter than a node's
-// configuration allows.
-const issuerEnv = "BAILIWICK_INTEROP_ISSUER"
+// Files of a region, as `bailiwick trust` names them.
+const (
+	globalKey  = "global.key.pem"
+	eastRecord = "east.trust"
+	westRecord = "west.trust"
+)
 
-type issuerFile struct {
-	Dir, Listen, Socket            string
-	PopRoot, DevIDRoot, MakerRoots string
-
-	// Above, if it has an address, is the stock server that certifies ours. It knows
-	// us by x509pop.
-	Above struct{ Addr, Bundle, Chain, Key string }
+// setup is what a cell wants of our issuer beyond the usual.
+type setup struct {
+	above    *server // the stock server that certifies it
+	token    string  // by which that knows us, once; empty: it knows us by x509pop
+	chip     *chip   // the TPM of the issuer's own node; nil: that joins by a token
+	entries  string  // more lines of the file of registration entries
+	lifetime int     // seconds; 0: agentTTL
 }
 
-// newIssuer starts our issuer, a process of its own.
-func newIssuer(t *testing.T, p *pki) *server { return newIssuerBelow(t, p, nil) }
+// newIssuer starts our issuer: `bailiwick run`.
+func newIssuer(t *testing.T, p *pki) *server { return newIssuerWith(t, p, setup{}) }
 
-// newIssuerBelow is newIssuer below a stock server, or below none.
-func newIssuerBelow(t *testing.T, p *pki, above *server) *server {
+func newIssuerWith(t *testing.T, p *pki, want setup) *server {
+	t.Helper()
+	return issuerFiles(t, p, want).open(t)
+}
+
+// issuerFiles writes all that our issuer needs, which is not started.
+func issuerFiles(t *testing.T, p *pki, want setup) *server {
 	t.Helper()
 	dir, port := folder(t), freePort(t)
-	s := &server{ours: true, dir: dir, port: port, socket: filepath.Join(dir, "api.sock")}
-	f := issuerFile{
-		Dir: dir, Listen: fmt.Sprintf("127.0.0.1:%d", port), Socket: s.socket,
-		PopRoot: p.popRoot, DevIDRoot: p.devidRoot, MakerRoots: p.makerRoots,
+	s := &server{ours: true, dir: dir, port: port, socket: filepath.Join(dir, "api.sock"),
+		control: filepath.Join(dir, "c.sock"), workload: filepath.Join(dir, "w.sock")}
+	lifetime, anchors, upstream := want.lifetime, "", ""
+	if lifetime == 0 {
+		lifetime = agentTTL
 	}
-	if above != nil {
-		f.Above.Addr, f.Above.Bundle = above.config(t).Addr, above.bundleFile(t, dir)
-		f.Above.Chain, f.Above.Key = above.downstream(t, p, dir)
-	}
-	b, err := json.Marshal(f)
-	must(t, err)
-	conf := write(t, dir, "issuer.json", "%s", b)
-	self, err := os.Executable()
-	must(t, err)
-	s.begin = func(t *testing.T) *process {
-		return start(t, dir, "issuer", []string{issuerEnv + "=" + conf}, self)
-	}
-	return s.open(t)
-}
-
-// runIssuer is the process.
-func runIssuer(path string) (err error) {
-	var f issuerFile
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return err
-	}
-	if err := json.Unmarshal(b, &f); err != nil {
-		return err
-	}
-	cfg, err := f.config()
-	if err != nil {
-		return err
-	}
-	defer func() { err = errors.Join(err, cfg.Store.Close()) }()
-	srv, err := issuer.New(cfg)
-	if err != nil {
-		return err
-	}
-	outer, err := net.Listen("tcp", f.Listen)
-	if err != nil {
-		return err
-	}
-	inner, err := issuer.ListenLocal(f.Socket)
-	if err != nil {
-		return err
-	}
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer stop()
-	g, ctx := errgroup.WithContext(ctx)
-	g.Go(func() error { return srv.Serve(ctx, outer) })
-	g.Go(func() error { return srv.ServeLocal(ctx, inner) })
-	return g.Wait()
-}
-
-func (f issuerFile) config() (cfg issuer.Config, err error) {
-	fail := func(err error) (issuer.Config, error) { return issuer.Config{}, err }
-	up, err := f.above()
-	if err != nil {
-		return fail(err)
-	}
-	ca, err := issuer.LoadCA(f.Dir)
-	if errors.Is(err, issuer.ErrNoCA) {
-		if up != nil {
-			ca, err = issuer.NewNestedCA(context.Background(), td, up, time.Now())
+	if want.above != nil {
+		anchors = want.above.bundleFile(t, dir)
+		var by string
+		if want.token != "" {
+			by = fmt.Sprintf("token_file: %q", write(t, dir, "above.token", "%s", want.token))
 		} else {
-			ca, err = issuer.NewCA(td, time.Now())
+			chain, key := want.above.machine(t, p, dir)
+			by = fmt.Sprintf("x509pop: { cert: %q, key: %q }", chain, key)
 		}
-		if err == nil {
-			err = ca.Save(f.Dir)
-		}
+		upstream = fmt.Sprintf("\n  upstream: { address: %q, trust_bundle: %q, %s }", want.above.config(t).Addr, anchors, by)
 	}
-	if err != nil {
-		return fail(err)
+	p.region(t, dir, anchors)
+
+	const token = "the issuer's own node"
+	hash := sha256.Sum256([]byte(token))
+	self, machine := "token: "+hex.EncodeToString(hash[:])+", class: unattested", `{ mode: "off" }`
+	if c := want.chip; c != nil {
+		self, machine = "ek: "+c.ekHash()+", class: gateway", fmt.Sprintf("{ mode: required, device: %q, boot_log: %q }", c.soft.Path(), c.soft.BootLog())
 	}
-	root, err := epoch.LoadRoot(f.Dir)
-	if errors.Is(err, epoch.ErrNoRoot) {
-		if root, err = epoch.NewRoot(td, time.Now()); err == nil {
-			err = root.Save(f.Dir)
-		}
+	write(t, dir, "token", token)
+	write(t, dir, "entries.yaml", "entries:\n  - { id: %q, %s }\n%s", td.IDString()+"/node/n1", self, want.entries)
+	conf := write(t, dir, "node.yaml", `node: %s/node/n1
+state: state
+dev: true
+tpm: %s
+attest: { interval: 0 }
+trust: { global_keys: [%q], records: [%q, %q] }
+enrol: { issuers: ["127.0.0.1:%[6]d"], token_file: token }
+mesh: { listen: "127.0.0.1:%[6]d" }
+policy: { global: %q, region: east/region.policy }
+issuer:
+  listen: "127.0.0.1:%[6]d"
+  admin_socket: %[8]q
+  keys: east/issuer
+  lifetime: %[9]ds
+  ek_roots: [%[10]q]
+  x509pop_roots: [%[11]q]
+  tpm_devid_roots: [%[12]q]
+  devid_ca: true
+  entries: [entries.yaml]%[13]s
+authority: { keys: east/authority }
+workload_api: { socket: %[14]q }
+control: { socket: %[15]q }
+log: { level: debug }
+`, td.IDString(), machine, filepath.Join(p.global, "global.pem"), filepath.Join(dir, "east", eastRecord), filepath.Join(p.west, westRecord),
+		port, filepath.Join(p.global, "global.policy"), s.socket, lifetime, p.makerRoots, p.popRoot, p.devidRoot, upstream, s.workload, s.control)
+	s.begin = func(t *testing.T) *process {
+		return start(t, dir, "bailiwick", nil, binary(t, "bailiwick"), "run", "--config", conf)
 	}
-	if err != nil {
-		return fail(err)
-	}
-	devid, err := issuer.LoadDevIDCA(f.Dir)
-	if errors.Is(err, issuer.ErrNoCA) {
-		if devid, err = issuer.NewDevIDCA(td, time.Now()); err == nil {
-			err = devid.Save(f.Dir)
-		}
-	}
-	if err != nil {
-		return fail(err)
-	}
-	key, err := authority.OpenKey(f.Dir)
-	if err != nil {
-		return fail(err)
-	}
-	st, err := store.Open(filepath.Join(f.Dir, "store"))
-	if err != nil {
-		return fail(err)
-	}
-	verifier := tpm.Verifier{Roots: pool(f.MakerRoots)}
-	cfg = issuer.Config{
-		CA: ca, RecordRoot: root, DevID: devid, Authority: key.Signer(), Epochs: granted{authority.NewEpochs(st)}, Store: st,
-		Standing: func(spiffeid.ID) error { return nil },
-		Attestors: []issuer.Attestor{
-			&issuer.JoinTokens{}, issuer.TPM{Verifier: &verifier, Appraise: accept}, issuer.X509PoP{Roots: pool(f.PopRoot)},
-			issuer.TPMDevID{Verifier: &tpm.DevIDVerifier{DevIDRoots: pool(f.DevIDRoot), EK: verifier}},
-		},
-		Lifetime: agentTTL * time.Second,
-		Log:      slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelDebug})),
-	}
-	if up != nil {
-		cfg.Upstream = up
-	}
-	others, err := f.others()
-	if others != nil {
-		cfg.Trust = others
-	}
-	return cfg, err
+	return s
 }
 
-// above returns the server that certifies ours, nil if there is none.
-func (f issuerFile) above() (*spire.Upstream, error) {
-	if f.Above.Addr == "" {
-		return nil, nil
-	}
-	roots, err := x509bundle.Load(td, f.Above.Bundle)
-	if err != nil {
-		return nil, err
-	}
-	pair, err := tls.LoadX509KeyPair(f.Above.Chain, f.Above.Key)
-	if err != nil {
-		return nil, err
-	}
-	key := pair.PrivateKey.(*ecdsa.PrivateKey)
-	cfg := spire.Config{Addr: f.Above.Addr, TrustDomain: td, Bundles: roots}
-	return spire.NewUpstream(cfg, spire.X509PoP{Chain: pair.Certificate, Key: key}, key)
+// provision makes what all our issuers know: the global authority with its policy, and
+// another region.
+func (p *pki) provision(t *testing.T, dir string) {
+	t.Helper()
+	command := binary(t, "bailiwick")
+	p.global, p.west = filepath.Join(dir, "global"), filepath.Join(dir, "west")
+	run(t, command, "trust", "init", "--global", p.global)
+	p.permit(t)
+	run(t, command, "trust", "sign", filepath.Join(p.global, "policy"), "--key", filepath.Join(p.global, globalKey))
+	run(t, command, "trust", "init", "--region", "west", "--trust-domain", west.Name(), p.west)
+	run(t, command, "trust", "sign", filepath.Join(p.west, "west.draft"), "--key", filepath.Join(p.global, globalKey))
 }
 
-// granted hands out epochs as a node that is its region's authority does.
-type granted struct{ *authority.Epochs }
-
-func (g granted) Allocate(_ context.Context, r issuer.EpochRequest) (issuer.EpochGrant, error) {
-	out, err := g.Epochs.Allocate(time.Now(), authority.EpochRequest{
-		Node: r.ID, FeedKey: r.FeedKeyHash[:], Class: r.Class, Attested: r.Attested, Floor: r.Floor, Used: r.Have,
-	})
-	return issuer.EpochGrant{Current: out.Epoch, Spare: out.Spare, Class: out.Class}, err
-}
-
-// pool reads certificates; what cannot be read is no root.
-func pool(path string) *x509.CertPool {
-	out := x509.NewCertPool()
-	if b, err := os.ReadFile(path); err == nil {
-		out.AppendCertsFromPEM(b)
+// permit changes the data of the shipped policy as its author must where machines have
+// no secure boot, and join by other evidence than quotes.
+func (p *pki) permit(t *testing.T) {
+	t.Helper()
+	path := filepath.Join(p.global, "policy", "data.json")
+	b, err := os.ReadFile(path)
+	must(t, err)
+	var data map[string]map[string]any
+	must(t, json.Unmarshal(b, &data))
+	data["attest"]["secure_boot_exceptions"] = []string{softMaker}
+	data["attest"]["devid_trust_domains"], data["attest"]["denied"] = []string{td.Name()}, p.denied
+	if len(p.denied) == 0 {
+		data["attest"]["unattested_trust_domains"] = []string{td.Name()}
 	}
-	return out
+	b, err = json.Marshal(data)
+	must(t, err)
+	write(t, filepath.Dir(path), filepath.Base(path), "%s", b)
 }
 
-// accept leaves all to the verifier's own checks: policy has tests elsewhere.
-func accept(context.Context, tpm.Claims) error { return nil }
+// softMaker is who swtpm's endorsement certificates say made it.
+const softMaker = "id:424C574B"
+
+// region makes one below dir, with roots of its own or, with anchors, of somebody
+// else's.
+func (p *pki) region(t *testing.T, dir, anchors string) {
+	t.Helper()
+	command, east := binary(t, "bailiwick"), filepath.Join(dir, "east")
+	init := []string{"trust", "init", "--region", "east", "--trust-domain", td.Name(), east}
+	if anchors != "" {
+		init = append(init, "--anchors", anchors)
+	}
+	run(t, command, init...)
+	run(t, command, "trust", "sign", filepath.Join(east, "east.draft"), "--key", filepath.Join(p.global, globalKey))
+	run(t, command, "trust", "sign", filepath.Join(east, "policy"), "--key", filepath.Join(east, "policy.key.pem"), "--delegation", filepath.Join(east, "east.delegation"))
+}
+
+// westRoots are the other region's, from its trust record.
+func (p *pki) westRoots(t *testing.T) []*x509.Certificate {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(p.west, westRecord))
+	must(t, err)
+	r, _, err := trust.Read(b)
+	must(t, err)
+	return r.X509Roots
+}
+
+// publish puts all roots that our issuer has now into the region's trust record, as
+// its operator and the global authority do.
+func (s *server) publish(t *testing.T, p *pki) {
+	t.Helper()
+	command, dir := binary(t, "bailiwick"), folder(t)
+	run(t, command, "trust", "export", filepath.Join(dir, "east.draft"), "--draft", "--socket", s.control)
+	run(t, command, "trust", "sign", filepath.Join(dir, "east.draft"), "--key", filepath.Join(p.global, globalKey))
+	run(t, command, "trust", "import", filepath.Join(dir, eastRecord), "--socket", s.control)
+}

@@ -29,12 +29,15 @@ type pki struct {
 	// Files for a server's configuration. Stock SPIRE verifies EK certificates
 	// without intermediates, so the maker's is among the roots.
 	popRoot, devidRoot, makerRoots string
+
+	global, west string   // folders of `bailiwick trust`
+	denied       []string // EK hashes that the global policy denies; with any it is strict: no tokens, no x509pop
 }
 
 func newPKI(t *testing.T) *pki {
 	t.Helper()
 	dir := folder(t)
-	p := &pki{pop: newAuthorityKey(t, "pop CA"), devid: newAuthorityKey(t, "DevID CA")}
+	p := &pki{denied: []string{}, pop: newAuthorityKey(t, "pop CA"), devid: newAuthorityKey(t, "DevID CA")}
 	makerDir := filepath.Join(dir, "maker")
 	var err error
 	p.makers, err = maker.OpenCA(makerDir)
@@ -42,6 +45,7 @@ func newPKI(t *testing.T) *pki {
 	p.popRoot = writePEM(t, dir, "pop.pem", "CERTIFICATE", p.pop.cert.Raw)
 	p.devidRoot = writePEM(t, dir, "devid.pem", "CERTIFICATE", p.devid.cert.Raw)
 	p.makerRoots = writePEM(t, dir, "makers.pem", "CERTIFICATE", p.makers.Root().Raw, p.makers.Intermediate().Raw)
+	p.provision(t, dir)
 	return p
 }
 

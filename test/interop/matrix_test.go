@@ -45,9 +45,12 @@ func TestMatrix(t *testing.T) {
 	}{
 		{"spire-server command at our socket", commandCell},
 		{"our issuer below spire-server", nestedCell},
+		{"our issuer below, by token, too early", nestedByTokenCell},
+		{"our node, away while the root was replaced", awayCell},
 		{"our DevID at spire-server", devidCell},
-		{"bailiwick run", nodeCell},
+		{"entries from files alone", filesCell},
 		{"odd requests, answered as by SPIRE", refusalCell},
+		{"a TPM that the global policy denies", deniedCell},
 		{"spire-agent that demands post-quantum TLS", strictCell},
 	} {
 		cell(t, others, o.name, func(t *testing.T) { o.cell(t, p) })

@@ -1,7 +1,6 @@
 package interop
 
 import (
-	"bytes"
 	"context"
 	"fmt"
 	"net"
@@ -82,18 +81,24 @@ func (p *process) tail(lines int) string {
 	return strings.Join(all[max(0, len(all)-lines):], "\n")
 }
 
-// run runs a command to its end and returns what it said.
+// run runs a command, which must succeed, and returns what it said.
 func run(t *testing.T, program string, args ...string) string {
 	t.Helper()
-	var out bytes.Buffer
+	out, err := output(t, program, args...)
+	must(t, err)
+	return out
+}
+
+// output runs a command to its end and returns what it said.
+func output(t *testing.T, program string, args ...string) (string, error) {
+	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Stdout, cmd.Stderr = &out, &out
-	if err := cmd.Run(); err != nil {
-		t.Fatalf("%s %s: %v\n%s", filepath.Base(program), strings.Join(args, " "), err, out.String())
+	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
+	if err != nil {
+		err = fmt.Errorf("%s %s: %w: %s", filepath.Base(program), strings.Join(args, " "), err, out)
 	}
-	return out.String()
+	return string(out), err
 }
 
 // eventually asks until fn has nothing to complain about.

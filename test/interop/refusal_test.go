@@ -4,9 +4,14 @@ import (
 	"context"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"math/big"
 	"net/url"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/spiffetls/tlsconfig"
@@ -20,6 +25,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/status"
+
+	"github.com/bailiwick-mesh/bailiwick/identity/spire"
 )
 
 // caller is a raw gRPC client of the server API, with what it may name in requests.
@@ -36,6 +43,9 @@ type caller struct {
 	other          []byte // a CSR for another ID
 	nameless       []byte // a CSR for none
 	forged         []byte // a CSR that somebody else signed
+
+	spent, expired string // join tokens
+	stranger       string // x509pop of a certificate that nobody knows
 }
 
 // questions are requests that go wrong, or are unusual. A question is answered by a
@@ -53,10 +63,23 @@ var questions = []struct {
 	{"attest: no type", func(c *caller) string { return c.attest(params("", "x", c.nameless)) }, "", ""},
 	{"attest: no payload", func(c *caller) string { return c.attest(params("join_token", "", c.nameless)) }, "", ""},
 	{"attest: no CSR", func(c *caller) string { return c.attest(params("join_token", "unknown-token-0001", nil)) }, "", ""},
+	{"attest: CSR is garbage", func(c *caller) string { return c.attest(params("join_token", "unknown-token-0001", []byte("x"))) }, "", ""},
+	{"attest: unknown type", func(c *caller) string { return c.attest(params("no_such", "x", c.nameless)) }, "", ""},
+	{"attest: unknown token", func(c *caller) string { return c.attest(params("join_token", "unknown-token-0001", c.nameless)) }, "", ""},
+	{"attest: spent token", func(c *caller) string { return c.attest(params("join_token", c.spent, c.nameless)) }, "", ""},
+	{"attest: expired token", func(c *caller) string { return c.attest(params("join_token", c.expired, c.nameless)) }, "", ""},
+	{"attest: x509pop is garbage", func(c *caller) string { return c.attest(params("x509pop", "x", c.nameless)) }, "", ""},
+	{"attest: x509pop without certificate", func(c *caller) string { return c.attest(params("x509pop", "{}", c.nameless)) }, "", ""},
+	{"attest: x509pop of a stranger", func(c *caller) string { return c.attest(params("x509pop", c.stranger, c.nameless)) }, "", ""},
+	{"attest: tpm_devid is garbage", func(c *caller) string { return c.attest(params("tpm_devid", "x", c.nameless)) }, "", ""},
+	{"attest: tpm_devid without certificate", func(c *caller) string { return c.attest(params("tpm_devid", "{}", c.nameless)) }, "", ""},
 	{"renew: nothing", func(c *caller) string { return c.renew(nil) }, "", ""},
 	{"renew: no CSR", func(c *caller) string { return c.renew(&agentv1.AgentX509SVIDParams{}) }, "", ""},
 	{"renew: CSR is garbage", func(c *caller) string { return c.renew(&agentv1.AgentX509SVIDParams{Csr: []byte("x")}) }, "", ""},
 	{"svid: nothing", func(c *caller) string { return c.batch() }, "", ""},
+	{"svid: no entry ID", func(c *caller) string { return c.batch(&svidv1.NewX509SVIDParams{Csr: c.csr}) }, "", ""},
+	{"svid: no entry ID, no CSR", func(c *caller) string { return c.batch(&svidv1.NewX509SVIDParams{}) }, "", ""},
+	{"svid: unknown entry, no CSR", func(c *caller) string { return c.batch(&svidv1.NewX509SVIDParams{EntryId: "no-such"}) }, "", ""},
 	{"svid: unknown entry", func(c *caller) string { return c.batch(&svidv1.NewX509SVIDParams{EntryId: "no-such", Csr: c.csr}) }, "", ""},
 	{"svid: another's entry", func(c *caller) string { return c.batch(&svidv1.NewX509SVIDParams{EntryId: c.foreign, Csr: c.csr}) }, "", ""},
 	{"svid: no CSR", func(c *caller) string { return c.batch(&svidv1.NewX509SVIDParams{EntryId: c.entry}) }, "", ""},
@@ -80,6 +103,10 @@ var questions = []struct {
 	}, "", ""},
 	{"entries: all", func(c *caller) string {
 		_, err := c.entries.GetAuthorizedEntries(c.ctx, &entryv1.GetAuthorizedEntriesRequest{})
+		return answer(err)
+	}, "", ""},
+	{"status: version too long", func(c *caller) string {
+		_, err := c.agents.PostStatus(c.ctx, &agentv1.PostStatusRequest{AgentVersion: strings.Repeat("v", 256)})
 		return answer(err)
 	}, "", ""},
 	{"status: nothing", func(c *caller) string {
@@ -142,10 +169,34 @@ func newCaller(t *testing.T, s *server, p *pki) *caller {
 	c.csr, c.other, c.nameless = csr(t, c.id.URL()), csr(t, c.id.URL().JoinPath("x")), csr(t)
 	c.forged = append([]byte(nil), c.csr...)
 	c.forged[len(c.forged)-1] ^= 1
+	c.spent, c.expired = s.usedTokens(t)
+	own, err := x509.CreateCertificate(rand.Reader, &x509.Certificate{SerialNumber: big.NewInt(1), KeyUsage: x509.KeyUsageDigitalSignature}, &x509.Certificate{}, newKey(t).Public(), newKey(t))
+	must(t, err)
+	payload, err := json.Marshal(map[string][][]byte{"certificates": {own}})
+	must(t, err)
+	c.stranger = string(payload)
 	client := attest(t, s, e)
 	client.find(t, c.id)
 	c.dial(t, s, client.agent.SVID)
 	return c
+}
+
+// usedTokens returns a join token that somebody joined with, and one whose second is
+// over.
+func (s *server) usedTokens(t *testing.T) (spent, expired string) {
+	t.Helper()
+	m, err := s.agents.CreateJoinToken(t.Context(), &agentv1.CreateJoinTokenRequest{Ttl: 1})
+	must(t, err)
+	spent, _ = s.token(t)
+	_, err = spire.Attest(t.Context(), s.config(t), spire.NewJoinToken(spent), newKey(t))
+	must(t, err)
+	eventually(t, "a join token expires", func() error {
+		if time.Now().Unix() <= m.GetExpiresAt() {
+			return errors.New("it is still good")
+		}
+		return nil
+	})
+	return spent, m.GetValue()
 }
 
 // nobody is the same caller without a certificate.
@@ -241,4 +292,39 @@ func (c *caller) sync(first *entryv1.SyncAuthorizedEntriesRequest) string {
 func (c *caller) federated(name string) string {
 	_, err := c.bundles.GetFederatedBundle(c.ctx, &bundlev1.GetFederatedBundleRequest{TrustDomain: name})
 	return answer(err)
+}
+
+// deniedCell: the global policy denies one TPM, whatever evidence it gives, and all
+// machines without one.
+func deniedCell(t *testing.T, p *pki) {
+	denied, welcome := newChip(t, p), newChip(t, p)
+	strict := *p
+	strict.denied = []string{denied.ekHash()}
+	strict.provision(t, folder(t))
+	s := newIssuer(t, &strict)
+	for _, by := range []func(*chip) evidence{
+		func(c *chip) evidence {
+			return evidence{by: spire.TPM{Keys: c.keys, FeedKey: c.feed, BootLog: c.boot}, key: c.keys.Node()}
+		},
+		func(c *chip) evidence {
+			key, err := c.keys.NewDevID()
+			must(t, err)
+			return devidEvidence(t, folder(t), c, key, [][]byte{p.devid.certify(t, "machine", key.Key().Public())})
+		},
+	} {
+		e := by(welcome)
+		if _, err := spire.Attest(t.Context(), s.config(t), e.by, e.key); err != nil {
+			t.Errorf("%s of another TPM: %v", e.by.Type(), err)
+		}
+		e = by(denied)
+		if _, err := spire.Attest(t.Context(), s.config(t), e.by, e.key); !errors.Is(err, spire.ErrRefused) || !strings.Contains(err.Error(), "rule ek-denied") {
+			t.Errorf("%s of a TPM that policy denies: %v", e.by.Type(), err)
+		}
+	}
+	for _, m := range methods[:2] {
+		e := m.prove(t, s, p)
+		if _, err := spire.Attest(t.Context(), s.config(t), e.by, e.key); !errors.Is(err, spire.ErrRefused) || !strings.Contains(err.Error(), "policy does not accept") {
+			t.Errorf("%s where policy wants TPMs: %v", m.name, err)
+		}
+	}
 }

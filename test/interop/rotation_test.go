@@ -2,7 +2,11 @@ package interop
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
+	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
@@ -37,8 +41,11 @@ func (s *server) prepare(t *testing.T) *rotation {
 	return r
 }
 
-func (r *rotation) activate(t *testing.T) {
+func (r *rotation) activate(t *testing.T, p *pki) {
 	t.Helper()
+	if r.s.ours {
+		r.s.publish(t, p)
+	}
 	_, err := r.s.keys.ActivateX509Authority(t.Context(), &localauthorityv1.ActivateX509AuthorityRequest{AuthorityId: r.fresh})
 	must(t, err)
 	_, err = r.s.keys.TaintX509Authority(t.Context(), &localauthorityv1.TaintX509AuthorityRequest{AuthorityId: r.old})
@@ -77,7 +84,7 @@ func clientRotation(t *testing.T, s *server, p *pki) {
 	c := attest(t, s, e)
 	entry := c.find(t, id)
 	r := s.prepare(t)
-	r.activate(t)
+	r.activate(t, p)
 	c = dial(t, s, e, c.agent) // knows the new root, shows an SVID of the old one
 	svid := c.svid(t, entry, newKey(t))
 	must(t, r.successor(svid))
@@ -100,7 +107,7 @@ func agentRotation(t *testing.T, s *server, p *pki) {
 	a.svid(t, id, nil)
 	r := s.prepare(t)
 	a.knows(t, 2)
-	r.activate(t)
+	r.activate(t, p)
 	svid := a.svid(t, id, r.successor)
 	own, err := s.serial(t.Context(), e.agent)
 	must(t, err)
@@ -125,4 +132,53 @@ func (a *agent) knows(t *testing.T, roots int) {
 		}
 		return err
 	})
+}
+
+// awayCell: a node of ours is down while its region's root is replaced altogether. It
+// comes back knowing neither the root that the issuer shows nor the one it signs with.
+func awayCell(t *testing.T, p *pki) {
+	e := byPoP(t, p, newKey(t))
+	s := newIssuerWith(t, p, setup{entries: fmt.Sprintf("  - { id: %q, parent: %q, class: unattested }\n", td.IDString()+"/node/n2", e.agent)})
+	n2 := s.neighbour(t, p, e)
+	n2.says(t, "identity issued")
+	n2.proc.stop(syscall.SIGTERM)
+
+	r := s.prepare(t)
+	r.activate(t, p)
+	r.finish(t, func() {})
+	s.publish(t, p) // now without the old root
+	before := len(n2.proc.tail(10000))
+	n2.proc = n2.begin(t)
+	eventually(t, "the node that was away has an identity again", func() error {
+		if log := n2.proc.tail(10000); !strings.Contains(log[before:], "identity issued") {
+			return fmt.Errorf("%s", n2.proc.tail(3))
+		}
+		return nil
+	})
+}
+
+// neighbour starts another node of the region, which shows a certificate.
+func (s *server) neighbour(t *testing.T, p *pki, e evidence) *server {
+	t.Helper()
+	dir, port := folder(t), freePort(t)
+	pop := e.by.(spire.X509PoP)
+	private, err := x509.MarshalPKCS8PrivateKey(pop.Key)
+	must(t, err)
+	conf := write(t, dir, "node.yaml", `node: %s/node/n2
+state: state
+dev: true
+tpm: { mode: "off" }
+attest: { interval: 0 }
+trust: { global_keys: [%q], records: [%q] }
+enrol: { issuers: ["127.0.0.1:%d"], x509pop: { cert: %q, key: %q } }
+mesh: { listen: "127.0.0.1:%d", join: ["127.0.0.1:%d"] }
+policy: { global: %q, region: %q }
+`, td.IDString(), filepath.Join(p.global, "global.pem"), filepath.Join(s.dir, "east", eastRecord), s.port,
+		writePEM(t, dir, "pop.crt", "CERTIFICATE", pop.Chain...), writePEM(t, dir, "pop.key", "PRIVATE KEY", private), port, s.port,
+		filepath.Join(p.global, "global.policy"), filepath.Join(s.dir, "east", "region.policy"))
+	n := &server{ours: true, dir: dir, begin: func(t *testing.T) *process {
+		return start(t, dir, "bailiwick", nil, binary(t, "bailiwick"), "run", "--config", conf)
+	}}
+	n.proc = n.begin(t)
+	return n
 }

@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
 	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
@@ -46,7 +45,7 @@ type server struct {
 	proc   *process
 	begin  func(t *testing.T) *process // starts it again
 
-	fixed *x509bundle.Bundle // what it signs with, if it has no such API
+	control, workload string // sockets of our node: its own API, the Workload API
 
 	agents  agentv1.AgentClient
 	entries entryv1.EntryClient
@@ -54,8 +53,16 @@ type server struct {
 	keys    localauthorityv1.LocalAuthorityClient
 }
 
-// open connects to the operator's API and waits until it answers.
+// open starts it and waits until it answers.
 func (s *server) open(t *testing.T) *server {
+	t.Helper()
+	s.start(t)
+	s.ready(t)
+	return s
+}
+
+// start starts it, and has the operator's API at hand.
+func (s *server) start(t *testing.T) {
 	t.Helper()
 	s.proc = s.begin(t)
 	conn, err := grpc.NewClient("unix://"+s.socket, grpc.WithTransportCredentials(insecure.NewCredentials()),
@@ -64,8 +71,6 @@ func (s *server) open(t *testing.T) *server {
 	t.Cleanup(func() { conn.Close() })
 	s.agents, s.entries = agentv1.NewAgentClient(conn), entryv1.NewEntryClient(conn)
 	s.bundles, s.keys = bundlev1.NewBundleClient(conn), localauthorityv1.NewLocalAuthorityClient(conn)
-	s.ready(t)
-	return s
 }
 
 func (s *server) ready(t *testing.T) {
@@ -169,14 +174,10 @@ func (s *server) config(t *testing.T) spire.Config {
 // bundleFile is what a stock spire-agent trusts at first.
 func (s *server) bundleFile(t *testing.T, dir string) string {
 	t.Helper()
-	roots := s.fixed
-	if roots == nil {
-		b, err := s.bundle(t)
-		must(t, err)
-		roots = b.X509Bundle()
-	}
+	b, err := s.bundle(t)
+	must(t, err)
 	var out []byte
-	for _, c := range roots.X509Authorities() {
+	for _, c := range b.X509Authorities() {
 		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
 	}
 	path := filepath.Join(dir, "bundle.pem")

@@ -60,8 +60,8 @@ func run(root string) error {
 		wants           func(*descriptorpb.FileDescriptorProto) bool
 	}{
 		{"protoc-gen-go", "paths=source_relative", func(*descriptorpb.FileDescriptorProto) bool { return true }},
-		{"protoc-gen-connect-go", "paths=source_relative,simple=true,package_suffix", isControl},
-		{"protoc-gen-go-grpc", "paths=source_relative", func(f *descriptorpb.FileDescriptorProto) bool { return !isControl(f) }},
+		{"protoc-gen-connect-go", "paths=source_relative,simple=true,package_suffix", isLocal},
+		{"protoc-gen-go-grpc", "paths=source_relative", func(f *descriptorpb.FileDescriptorProto) bool { return !isLocal(f) }},
 	} {
 		req.Parameter = proto.String(plugin.parameter)
 		req.FileToGenerate = nil
@@ -77,10 +77,10 @@ func run(root string) error {
 	return nil
 }
 
-// isControl tells the local API, which speaks Connect, from what rides on
-// SPIRE's gRPC server.
-func isControl(f *descriptorpb.FileDescriptorProto) bool {
-	return strings.HasPrefix(f.GetPackage(), "bailiwick.control.")
+// isLocal tells the APIs for local programs, which speak Connect, from what rides
+// on SPIRE's gRPC server.
+func isLocal(f *descriptorpb.FileDescriptorProto) bool {
+	return strings.HasPrefix(f.GetPackage(), "bailiwick.control.") || strings.HasPrefix(f.GetPackage(), "bailiwick.state.")
 }
 
 func protoFiles(root string) (files []string, err error) {

@@ -285,7 +285,7 @@ func (s *SoftTPM) Stop() error {
 		return nil
 	}
 	for _, sig := range []syscall.Signal{syscall.SIGTERM, syscall.SIGKILL} {
-		if s.exited == nil && !s.isOurs(s.pid) {
+		if s.ended() { // its number may be another's by now
 			break
 		}
 		if err := syscall.Kill(s.pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
@@ -302,6 +302,19 @@ func (s *SoftTPM) Stop() error {
 		}
 	}
 	return remove(s.pidFile())
+}
+
+// ended reports whether the process is gone.
+func (s *SoftTPM) ended() bool {
+	if s.exited == nil {
+		return !s.isOurs(s.pid)
+	}
+	select {
+	case <-s.exited:
+		return true
+	default:
+		return false
+	}
 }
 
 // remove removes what may be gone already.

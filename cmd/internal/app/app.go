@@ -9,7 +9,34 @@
 // A node needs an identity before it can meet anyone. Until the first one is
 // issued, or brought back from disk, it has an open control socket that says so,
 // and a link that refuses everyone. Nothing else waits for the network: policy,
-// trust, state and identity are all read from disk.
+// trust, state and identity are all read from disk. Asking for the first identity
+// takes longest, so it begins as soon as keys and trust are there, beside the rest.
+// Policy is compiled while those wait for the disk or the TPM.
+//
+// # Where things are
+//
+//	app, open                          the node: its fields, what runs, the steps of building
+//	(packages machine and enrolling)   what the machine is; what this node was issued, and its epoch
+//	verifier, system                   epoch certificates of all regions; clock and service manager
+//	quoting, evidence, appraise,       proving this machine again and again; judging others
+//	appraisals, attestation
+//	roles, lease, region               the authority on this node; how long without it; summaries
+//	issuing, news                      the issuer on this node (package issuing), and how it tells nodes of news
+//	shadowing, reach                   a candidate beside the policy in force; who can reach what
+//	rules, reload                      trust and other files, at the start and later
+//	policies, travelling, answering,   policy: what is held and in force; how it comes and goes
+//	reverts, generations, staleness      on, and back; what is in force on other nodes; without news
+//	state, records, directory          what peers' state means here
+//	admit, residency                   what of it may become visible, and where it may be
+//	peering, membership, datapath      links, hints, workload traffic
+//	standing, thresholds               who is shut out, and by which numbers
+//	trails, witnesses, custody,        the trail; having it cosigned, and cosigning others'; copies
+//	collector                            of others'; a copy for a log collector (package shipping)
+//	local                              the Workload API
+//	neighbours                         ext_authz and AuthZEN
+//	memory                             what work needs, and a node at rest does not
+//	admin                              who may make which call of the local API
+//	control*, state_api, status        the local API
 package app
 
 import (
@@ -21,7 +48,6 @@ import (
 	"net"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -29,23 +55,30 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
 	"github.com/bailiwick-mesh/bailiwick/attest/trail"
+	"github.com/bailiwick-mesh/bailiwick/attest/trail/custody"
+	"github.com/bailiwick-mesh/bailiwick/attest/trail/payload"
+	"github.com/bailiwick-mesh/bailiwick/attest/trail/witness"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/enrolling"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/garbage"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/issuing"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/machine"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/shipping"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/turns"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/witnessing"
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
 	"github.com/bailiwick-mesh/bailiwick/gossip/summary"
-	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
 	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	"github.com/bailiwick-mesh/bailiwick/mesh/link"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/authority"
-	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 	"github.com/bailiwick-mesh/bailiwick/policy/decision"
+	"github.com/bailiwick-mesh/bailiwick/policy/travel"
 )
 
 // App is one node.
@@ -54,64 +87,94 @@ type App struct {
 	version string
 	log     *slog.Logger
 	metrics *prometheus.Registry
+	reloads <-chan os.Signal
+	resume  func() // of garbage.Later; nil: nothing was put off
+	code    func(error) string
 	stops   []func() error // run backwards by Stop
 
 	global    []*ecdsa.PublicKey
+	made      func() // waits for files that are made beside the store; nil: there are none
 	store     *store.Store
 	trust     *trust.Set
-	machine   *machine
+	machine   *machine.Machine
 	engine    *policy.Engine
-	levels    []*bundle.Verified
+	policies  *policies
+	desk      *travel.Desk      // brings policy from other nodes
+	carried   map[string]bool   // names of policy records in this node's feed, since it started; publish's
+	answering *turns.Turns      // bounds how many questions of peers are answered at once
+	custody   *custody.Keeper   // copies of other nodes' trails; nil: none
+	shipper   *shipping.Shipper // of the trail, to a log collector; nil: none
 	decisions *decision.Log
+	payloads  *payload.Keys
+	shadowing *shadowing
+	rolling   *rolling
+	floors    *policyFloors
+	gate      *gate
+	residency *residency
+	changing  [64]sync.Mutex // by name: held while a part of a shared value is made of the last
 	standing  *standings
 	attesting *appraisals // of the region's machines
 	verify    *verifier
-	creds     *credentials
+	creds     *enrolling.Credentials
 	dir       *directory
 	subjects  *subjects
 
 	beginning sync.Mutex    // held while feed and trail move to another epoch
+	importing sync.Mutex    // held while trust records are judged, kept and put in force
+	heard     heardNews     // owned by followState
 	recheck   chan struct{} // to watchTrust: what live connections rest on has changed
+	reverts   chan revert   // to reverting
 
 	authority *authority.Authority // nil unless this node is it
-	issuer    *issuer.Server       // nil unless this node is one
-	issuerLis net.Listener
+	office    *issuing.Office      // likewise
+	branch    *issuing.Branch      // nil unless this node is an issuer
+	issuing   *issuing.Role        // likewise
 
-	replica   *replica.Replica
-	summaries *summary.Tracker
-	gateway   *summary.Gateway // nil unless this node is one
-	link      *link.Link
-	peering   *peering
-	partition *partition
-	data      *dataPath
-	serf      *membership
-	lease     *lease
-	trail     *trailKeeper
-	control   *control.Server
-	workloads *workloadAPI
-	metricLis net.Listener
+	replica    *replica.Replica
+	summaries  *summary.Tracker
+	gateway    *summary.Gateway // nil unless this node is one
+	link       *link.Link
+	peering    *peering
+	partition  *partition
+	data       *dataPath
+	serf       *membership
+	lease      *lease
+	trail      *trailKeeper
+	book       *witnessing.Book // of keys of trails and witnesses
+	witness    *witness.Keeper
+	gatherer   *witnessing.Gatherer
+	conflicts  map[[32]byte]bool // followState's: losers that are on record
+	shownKeys  []byte            // publish's: this node's record of its keys, as it was encoded last
+	control    *control.Server
+	workloads  *workloadAPI
+	neighbours *neighbours
+	metricLis  net.Listener
 }
 
-// Run builds the node and runs it until ctx ends. The error is that of the step
-// or part that failed first, joined with those of stopping.
-func Run(ctx context.Context, c config.Config, version string, log *slog.Logger) error {
+// Run builds the node and runs it until ctx ends. Whenever reload delivers, the
+// node reads again what may change while it runs. The error is that of the step or
+// part that failed first, joined with those of stopping. code names the kind of an error to
+// those who ask over the API; it may return "".
+func Run(ctx context.Context, c config.Config, version string, log *slog.Logger, reload <-chan os.Signal, code func(error) string) error {
+	resume := garbage.Later(garbage.Percent(runPercent(c.Issuer != nil)))
 	a, err := New(c, version, log)
 	if err != nil {
 		return err
 	}
+	a.reloads, a.resume, a.code = reload, resume, code
 	if err = a.Run(ctx); err == nil {
 		err = a.leaf(trail.NodeStop, map[string]any{})
 	}
 	return errors.Join(err, a.Stop())
 }
 
-// New builds a node; nothing of it runs yet.
+// New builds a node; nothing of it runs yet but what asks an issuer for its identity.
 func New(c config.Config, version string, log *slog.Logger) (*App, error) {
-	a := &App{cfg: c, version: version, log: log, metrics: prometheus.NewRegistry(), recheck: make(chan struct{}, 1)}
+	a := &App{cfg: c, version: version, log: log, metrics: prometheus.NewRegistry(), recheck: make(chan struct{}, 1), reverts: make(chan revert, maxReverts), answering: turns.New(policyAnswers, policyAnswersEach), floors: &policyFloors{log: log}, heard: heardNews{}}
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, step := range []func() error{
-		a.openState, a.openTrust, a.openPolicy, a.openStanding, a.openCredentials,
-		a.openReplica, a.openRoles, a.openLink, a.openDataPath, a.openLocal,
+		a.openState, a.openPolicyBeside(a.openMachine, a.openTrust, a.openCredentials), a.openShadow, a.openStanding,
+		a.openReplica, a.openRoles, a.openLink, a.openWitness, a.openDataPath, a.openLocal, a.awaitTold,
 	} {
 		if err := step(); err != nil {
 			return nil, errors.Join(err, a.Stop())
@@ -132,157 +195,6 @@ func (a *App) Stop() error {
 
 func (a *App) onStop(f func() error) { a.stops = append(a.stops, f) }
 
-func (a *App) openState() (err error) {
-	dir := string(a.cfg.State)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("state: %w", err)
-	}
-	if a.store, err = store.Open(filepath.Join(dir, "state.db")); err != nil {
-		return err
-	}
-	a.onStop(a.store.Close)
-	if a.machine, err = openMachine(a.cfg, a.store, a.log); err != nil {
-		return err
-	}
-	a.onStop(a.machine.close)
-	return nil
-}
-
-func (a *App) openTrust() (err error) {
-	if a.global, err = globalKeys(a.cfg); err != nil {
-		return err
-	}
-	v, err := openVault(string(a.cfg.State), a.cfg.TPM.SealCache, a.machine, a.log)
-	if err != nil {
-		return err
-	}
-	a.trust, err = loadTrust(a.cfg, a.global, v.trustRecords())
-	if err != nil {
-		return err
-	}
-	a.creds = newCredentials(a.cfg, a.machine, a.trust, v, a.store, a.log)
-	a.verify = newVerifier(a.trust)
-	a.summaries = summary.NewTracker(a.summaryKey)
-	a.dir = newDirectory(a.cfg.Node, a.trust, a.summaries, a.log)
-	return nil
-}
-
-func (a *App) openPolicy() (err error) {
-	a.engine = policy.New(policy.Config{Require: []string{policy.Global, policy.Regional}, Metrics: a.metrics})
-	if a.levels, err = activate(a.cfg, a.engine, bundle.NewBook(a.store), a.store, a.global); err != nil {
-		return err
-	}
-	a.decisions = decision.New(decision.Config{Store: a.store, Engine: a.engine, Log: a.log, Metrics: a.metrics})
-	return nil
-}
-
-func (a *App) openStanding() error {
-	td := a.cfg.Node.TrustDomain()
-	a.standing = newStandings(newQuarantineSet(td, a.verify, a.dir), a.store, a.log)
-	a.subjects = &subjects{self: a.cfg.Node, dir: a.dir, standing: a.standing, attested: a.attestation}
-	return a.standing.load()
-}
-
-func (a *App) openCredentials() error {
-	a.creds.load()
-	return nil
-}
-
-func (a *App) openReplica() (err error) {
-	a.attesting = newAppraisals(a)
-	a.replica, err = replica.Open(replica.Config{
-		Self: a.cfg.Node, Store: a.store, Keys: a.verify.key, Kinds: kinds(),
-		Apply: a.admit, OnFinding: a.onFinding, OnRewound: a.onRewound,
-		Policy: a.engine.Revision, TTL: recordTTL, Log: a.log, Metrics: a.metrics,
-	})
-	a.standing.roster = a.roster
-	return err
-}
-
-func (a *App) openRoles() (err error) {
-	a.lease = newLease(a.store, a.dir, a.cfg.Node)
-	if a.cfg.Authority == nil {
-		if a.cfg.Issuer != nil {
-			return fmt.Errorf("%w: issuer is set and authority is not: the issuer asks the authority for epochs, and both run on one node", config.ErrMistakes)
-		}
-		return nil
-	}
-	var key *authority.Key
-	if a.authority, key, err = openAuthority(a.cfg, a.dir.region(a.cfg.Node.TrustDomain()), a.store); err != nil {
-		return err
-	}
-	for _, o := range a.authority.Objects() {
-		a.dir.object(o.Raw)
-	}
-	if a.cfg.Issuer == nil {
-		return nil
-	}
-	a.issuer, a.issuerLis, err = issuing{
-		cfg: a.cfg, trust: a.trust, authority: a.authority, key: key, standing: a.standing,
-		appraise: a.appraise, st: a.store, log: a.log, metrics: a.metrics,
-	}.open()
-	if err != nil {
-		return err
-	}
-	a.onStop(func() error { return ignoreClosed(a.issuerLis.Close()) })
-	return nil
-}
-
-func (a *App) openLink() (err error) {
-	a.partition = &partition{dir: a.dir}
-	resetKey := a.creds.vault.cache.Derive("QUIC stateless reset")
-	lc := link.Config{
-		Listen: a.cfg.Mesh.Listen.String(), SVID: &a.creds.node, Bundles: a.trust, ResetKey: &resetKey, Log: a.log, Metrics: a.metrics,
-		Authorize: func(id spiffeid.ID) error { return a.peering.welcomes(id) },
-	}
-	if a.cfg.Dev {
-		lc.Refuse = a.partition.refuses
-	}
-	if a.link, err = link.Listen(lc); err != nil {
-		return err
-	}
-	a.onStop(a.link.Close)
-	a.partition.link = a.link.Peers
-	if len(a.cfg.Mesh.Gateways) > 0 {
-		if a.gateway, err = a.newGateway(); err != nil {
-			return err
-		}
-	}
-	a.peering = &peering{
-		self: a.cfg.Node, link: a.link, replica: a.replica, gateway: a.gateway, standing: a.standing, dir: a.dir,
-		seeds: a.cfg.Mesh.Join, gateways: a.cfg.Mesh.Gateways, log: a.log,
-		shutOut: a.creds.want, // the issuer says why, and has the new epoch once it is released
-	}
-	a.peering.start()
-	a.serf = newMembership(a.cfg.Node, a.link, a.dir, a.verify, a.creds, a.cfg.Mesh.Advertise, a.log, a.metrics)
-	a.lease.onMode = a.onMode
-	a.lease.connected = func(id spiffeid.ID) bool { _, ok := a.link.Conn(id); return ok }
-	return nil
-}
-
-func (a *App) openLocal() (err error) {
-	a.trail = &trailKeeper{dir: filepath.Join(string(a.cfg.State), "trail"), app: a}
-	a.onStop(a.trail.close)
-	a.standing.gap = a.trail.gap
-	if a.control, err = control.Listen(string(a.cfg.Control.Socket), handler{a}); err != nil {
-		return err
-	}
-	a.onStop(a.control.Close)
-	if a.workloads, err = openWorkloadAPI(a); err != nil {
-		return err
-	}
-	a.onStop(a.workloads.close)
-	if err := a.gauges(); err != nil {
-		return err
-	}
-	if a.cfg.Metrics.Listen.IsValid() {
-		if a.metricLis, err = net.Listen("tcp", a.cfg.Metrics.Listen.String()); err != nil {
-			return fmt.Errorf("metrics: %w", err)
-		}
-	}
-	return nil
-}
-
 // Run runs all parts until ctx ends or one of them fails.
 func (a *App) Run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
@@ -295,18 +207,29 @@ func (a *App) Run(ctx context.Context) error {
 		})
 	}
 	part("control", func(context.Context) error { return a.control.Serve() })
-	if a.issuer != nil {
-		part("issuer", func(ctx context.Context) error { return a.issuer.Serve(ctx, a.issuerLis) })
+	if a.issuing != nil {
+		part("issuer", a.issuing.Run)
 	}
-	part("credentials", a.creds.run)
+	part("credentials", a.creds.Run)
 	part("replica", a.replica.Run)
 	part("standing", a.standing.run)
 	part("decisions", a.decisions.Run)
+	part("shadow", a.shadowing.shadow.Run)
+	part("rollout shadow", a.rolling.shadow.Run)
+	part("policy", a.desk.Run)
+	part("staleness", func(ctx context.Context) error { return a.policies.watchStaleness(ctx, a.lease.quiet) })
+	part("reverts", a.reverting)
 	part("lease", a.lease.run)
 	if a.metricLis != nil {
 		part("metrics", a.serveMetrics)
 	}
+	part("reload", a.reloading)
+	if a.resume != nil {
+		part("memory", a.giveBack)
+	}
 	part("node", a.join)
+	part("workload API", a.serveWorkloads)
+	part("neighbours", a.serveNeighbours)
 	part("stop", func(ctx context.Context) error {
 		<-ctx.Done()
 		return a.control.Close() // ends Serve; the rest ends with ctx
@@ -314,20 +237,51 @@ func (a *App) Run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// join is what waits for an identity: then the node meets the others.
-func (a *App) join(ctx context.Context) error {
-	for !a.creds.valid() {
-		changed := a.creds.onChange()
-		if a.creds.valid() {
-			break
+// awaitIdentity returns when the node has an identity, or false when ctx ends.
+func (a *App) awaitIdentity(ctx context.Context) bool {
+	for {
+		changed := a.creds.Changed()
+		if a.creds.Valid() {
+			return true
 		}
 		select {
 		case <-ctx.Done():
-			return nil
+			return false
 		case <-changed:
 		}
 	}
-	issued := a.creds.onChange()
+}
+
+// serveWorkloads answers local processes as soon as there is something to answer,
+// which is before the node meets the others; until then they wait.
+func (a *App) serveWorkloads(ctx context.Context) error {
+	if !a.awaitIdentity(ctx) {
+		return nil
+	}
+	return a.workloads.run(ctx)
+}
+
+// serveNeighbours answers from the start. Until the node knows who it is, and what its region's
+// authority said, the answer is that it cannot decide.
+func (a *App) serveNeighbours(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	knows := make(chan struct{})
+	defer func() { cancel(); <-knows }()
+	go func() {
+		defer close(knows)
+		if a.awaitIdentity(ctx) && a.lease.settled(ctx) {
+			a.neighbours.ready.Store(true)
+		}
+	}()
+	return a.neighbours.run(ctx)
+}
+
+// join is what waits for an identity: then the node meets the others.
+func (a *App) join(ctx context.Context) error {
+	if !a.awaitIdentity(ctx) {
+		return nil
+	}
+	issued := a.creds.Changed()
 	if err := a.beginEpoch(ctx, false); err != nil {
 		return err
 	}
@@ -337,8 +291,9 @@ func (a *App) join(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for name, run := range map[string]func(context.Context) error{
 		"link": a.link.Run, "peering": a.peering.run, "directory": a.followState, "tunnels": a.data.run,
-		"workload API": a.workloads.run, "membership": a.serf.run, "records": a.publish,
+		"membership": a.serf.run, "records": a.publish,
 		"appraisals": a.attesting.run, "quotes": newQuoting(a).run, "beacons": a.beacons,
+		"rollouts": a.rolling.loop, "witnesses": a.gatherer.Run, "retention": a.keepRetention, "trust beside the trail": a.trustBeside, "payloads": a.keepPayloads, "region log": a.regionLog,
 		"changes": func(ctx context.Context) error { return a.watchTrust(ctx, issued) },
 	} {
 		g.Go(func() error {
@@ -350,6 +305,12 @@ func (a *App) join(ctx context.Context) error {
 	}
 	if a.gateway != nil {
 		g.Go(func() error { return a.gateway.Run(ctx) })
+	}
+	if a.custody != nil {
+		g.Go(func() error { return a.custody.Run(ctx) })
+	}
+	if a.shipper != nil {
+		g.Go(func() error { return a.shipper.Run(ctx) })
 	}
 	notifySystemd("READY=1")
 	return g.Wait()
@@ -363,15 +324,6 @@ func (a *App) serveMetrics(ctx context.Context) error {
 	defer stop()
 	if err := srv.Serve(a.metricLis); !errors.Is(err, http.ErrServerClosed) {
 		return err
-	}
-	return nil
-}
-
-// appraise asks policy about a machine's verified claims.
-func (a *App) appraise(ctx context.Context, c tpm.Claims) error {
-	d := a.decisions.Decide(ctx, attestInput(a.subjects.node(a.cfg.Node), c, time.Now()))
-	if !d.Allow {
-		return fmt.Errorf("rule %s: %s (decision %.8s)", d.Rule, d.Reason, d.ID)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/trail"
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
 	"github.com/bailiwick-mesh/bailiwick/policy"
@@ -24,6 +25,7 @@ type appraisals struct {
 	app      *App
 	interval time.Duration
 	began    time.Time
+	live     map[spiffeid.ID]time.Time // look's: see within
 	log      *slog.Logger
 	judged   *prometheus.CounterVec
 	nodes    *prometheus.GaugeVec
@@ -38,6 +40,7 @@ type appraisals struct {
 type appraised struct {
 	judgement
 	found, detail string // the finding in force; empty: none
+	told          bool   // the trail has what is found
 }
 
 func newAppraisals(a *App) *appraisals {
@@ -153,6 +156,11 @@ func (p *appraisals) look(now time.Time) {
 	for _, peer := range a.link.Peers() {
 		since[peer.ID] = peer.Since
 	}
+	for id, at := range p.within(now) {
+		if since[id].IsZero() || at.Before(since[id]) {
+			since[id] = at
+		}
+	}
 	states := map[string]float64{"ok": 0, "refused": 0, "silent": 0, "unknown": 0}
 	for _, n := range append(a.dir.neighbours(), neighbour{id: a.cfg.Node}) {
 		cert, ok := a.verify.of(n.id)
@@ -178,12 +186,35 @@ func (p *appraisals) look(now time.Time) {
 	}
 }
 
+// within says since when without a gap nodes are heard of that this one need have no
+// link to: their records come, so that their evidence should.
+func (p *appraisals) within(now time.Time) map[spiffeid.ID]time.Time {
+	live := map[spiffeid.ID]time.Time{}
+	if p.app.peering.sparse() {
+		for _, n := range p.app.dir.neighbours() {
+			at, ok := p.app.dir.heard(p.app.replica, n.id)
+			if !ok || now.Sub(at) > recordTTL {
+				continue
+			}
+			if live[n.id] = now; !p.live[n.id].IsZero() {
+				live[n.id] = p.live[n.id]
+			}
+		}
+	}
+	p.live = live
+	return live
+}
+
 // tell keeps a finding, and where it is another than before, logs and records it.
 func (p *appraisals) tell(id spiffeid.ID, is appraised, rule, detail string) {
 	p.mu.Lock()
 	was := p.known[id]
-	p.known[id] = appraised{judgement: was.judgement, found: rule, detail: detail}
+	first := !was.told && (was.proven || rule != "")
+	p.known[id] = appraised{judgement: was.judgement, found: rule, detail: detail, told: was.told || first}
 	p.mu.Unlock()
+	if first || was.found != rule {
+		p.record(id, was.judgement, rule, detail)
+	}
 	if was.found == rule {
 		return
 	}
@@ -204,6 +235,23 @@ func (p *appraisals) tell(id spiffeid.ID, is appraised, rule, detail string) {
 	}
 	d.Source = id.String()
 	p.app.decisions.Record(d)
+}
+
+// record puts into the trail what is found of a machine, and on which evidence.
+func (p *appraisals) record(id spiffeid.ID, j judgement, rule, detail string) {
+	body := map[string]any{"node": id.String(), "ok": rule == ""}
+	if rule != "" {
+		body["rule"], body["why"] = rule, detail
+	}
+	if j.record != (feed.ID{}) {
+		body["record"], body["epoch"], body["seq"] = j.record[:], j.epoch, j.seq
+	}
+	if j.proven {
+		body["ek"], body["beacon"] = j.endorsement.EKHash[:], j.beacon.Number
+	}
+	if err := p.app.leaf(trail.IdentityAttest, body); err != nil {
+		p.app.trail.gap(1, "what is found of a machine could not be recorded")
+	}
 }
 
 func (p *appraisals) of(id spiffeid.ID) appraised {

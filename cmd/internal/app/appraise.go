@@ -1,6 +1,7 @@
 package app
 
 import (
+	"context"
 	"crypto/ecdsa"
 	"encoding/hex"
 	"errors"
@@ -13,6 +14,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
 	"github.com/bailiwick-mesh/bailiwick/identity/endorse"
+	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/authority"
 )
@@ -113,11 +115,11 @@ func judge(now time.Time, x exhibit) judgement {
 		return refuse(tpm.QuoteRules()[0], err)
 	}
 	want := tpm.Expected{
-		AK: j.endorsement.AK, Resets: j.endorsement.ResetCount, BootLog: x.log(hash),
+		AK: j.endorsement.AK, NodeKey: j.endorsement.NodeKey, Resets: j.endorsement.ResetCount, BootLog: x.log(hash),
 		Qualifying: tpm.EpochQualifier(signed.Digest, x.node.String(), r.Head),
 	}
-	if j.earlier != nil && j.earlier.proven && j.earlier.endorsement.AK.Equal(j.endorsement.AK) {
-		want.Previous = &j.earlier.claims
+	if j.earlier != nil && j.earlier.proven && j.earlier.endorsement.AK.Equal(j.endorsement.AK) && j.earlier.endorsement.NodeKey == j.endorsement.NodeKey {
+		want.Previous = &j.earlier.claims // a TPM that was cleared counts anew, from what its new endorsement says
 	}
 	if j.claims, err = tpm.VerifyQuote(r.Evidence, want); err != nil {
 		var check *tpm.CheckError
@@ -141,11 +143,12 @@ func placed(r evidenceRecord, e replica.Entry, before *judgement) error {
 }
 
 // question puts what was proven into the words of policy. What only an enrolment
-// proves (the counters, the EK's model) is absent; the maker's name is in the
+// proves (the EK's model and firmware) is absent; the maker's name is in the
 // endorsement only if the EK's certificate led to an accepted maker.
 func (j judgement) question(self *policy.Peer, now time.Time) policy.Input {
 	in := attestInput(self, tpm.Claims{
 		EKHash: j.endorsement.EKHash, EKMaker: j.endorsement.Maker, EKChain: j.endorsement.Maker != "",
+		NodeKey: j.claims.NodeKey, Resident: j.claims.Resident, Counters: j.claims.Counters,
 		PCRs: j.claims.PCRs, Boot: j.claims.Boot, ResetCount: j.claims.ResetCount, RestartCount: j.claims.RestartCount,
 	}, now)
 	return in
@@ -159,7 +162,7 @@ func (j judgement) refusal() (rule, detail string) {
 	case j.rule != "":
 		return j.rule, j.detail
 	case !j.decision.Allow:
-		return j.decision.Rule, j.decision.Reason
+		return j.decision.Rule, j.decision.Told()
 	}
 	return "", ""
 }
@@ -186,3 +189,29 @@ func (j judgement) finding(now, connected time.Time, interval time.Duration) (ru
 
 // ekHash is the machine's name in decisions.
 func (j judgement) ekHash() string { return hex.EncodeToString(j.endorsement.EKHash[:]) }
+
+// appraise asks policy about a machine's verified claims.
+func (a *App) appraise(ctx context.Context, c tpm.Claims) (issuer.Record, error) {
+	in := attestInput(a.subjects.node(a.cfg.Node), c, time.Now())
+	return a.judge(ctx, in, in.Attest.EK.SHA256)
+}
+
+// judgeProved asks policy about a machine that other evidence spoke for.
+func (a *App) judgeProved(ctx context.Context, method string, proved issuer.Attested) (issuer.Record, error) {
+	return a.judge(ctx, provedInput(a.subjects.node(a.cfg.Node), method, proved, time.Now()), proved.Name)
+}
+
+// judge asks policy about evidence of the agent of this name. An allow is recorded with
+// the admission.
+func (a *App) judge(ctx context.Context, in policy.Input, name string) (issuer.Record, error) {
+	id, err := issuer.AgentID(a.cfg.Node.TrustDomain(), in.Attest.Method, name)
+	if err != nil {
+		return nil, err
+	}
+	in.Source = &policy.Peer{SPIFFEID: id.String(), TrustDomain: id.TrustDomain().Name(), Path: segments(id), Region: in.Self.Region}
+	d, keep := a.decisions.DecideWithin(ctx, in)
+	if !d.Allow {
+		return nil, fmt.Errorf("rule %s: %s (decision %.8s)", d.Rule, d.Told(), d.ID)
+	}
+	return keep, nil
+}

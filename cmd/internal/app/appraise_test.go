@@ -85,15 +85,34 @@ func newBench(t *testing.T) *bench {
 	claims, err := session.Finish(time.Now(), proof, exporter, spki)
 	must(err)
 	b.word, err = endorse.Sign(b.key.Signer(), endorse.Endorsement{
-		ID: b.node, EKHash: claims.EKHash, AK: claims.AKPub, Maker: claims.EKMaker, ResetCount: claims.ResetCount, Expires: time.Now().Add(time.Hour),
+		ID: b.node, EKHash: claims.EKHash, AK: claims.AKPub, Maker: claims.EKMaker, NodeKey: sha256.Sum256(spki), ResetCount: claims.ResetCount, Expires: time.Now().Add(time.Hour),
 	})
 	must(err)
 	return b
 }
 
+// endorsedFor is an endorsement of the same AK beside another node key.
+func (b *bench) endorsedFor(t *testing.T, node *ecdsa.PrivateKey) []byte {
+	t.Helper()
+	e, err := endorse.Verify(b.word, b.key.Public(), b.node.TrustDomain(), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	pkix, err := x509.MarshalPKIXPublicKey(&node.PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.NodeKey = sha256.Sum256(pkix)
+	word, err := endorse.Sign(b.key.Signer(), e)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return word
+}
+
 func (b *bench) beacon(t *testing.T) authority.Signed {
 	t.Helper()
-	s, err := b.authority.Beacon(time.Now(), "east")
+	s, err := b.authority.Beacon(time.Now(), "east", [32]byte{}, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +160,7 @@ func TestJudge(t *testing.T) {
 	if !first.proven || first.rule != "" || first.at.IsZero() || first.beacon.Number != 1 {
 		t.Fatalf("honest evidence: %+v", first)
 	}
-	if in := first.question(&policy.Peer{}, now()); !in.Attest.EK.ChainOK || len(in.Attest.Boot.CommandLines) != 1 || len(in.Attest.PCRs) != 16 {
+	if in := first.question(&policy.Peer{}, now()); !in.Attest.EK.ChainOK || len(in.Attest.Boot.CommandLines) != 1 || len(in.Attest.PCRs) != 16 || in.Attest.Key != "resident" || in.Attest.Starts != 1 || in.Attest.Epoch != 1 {
 		t.Errorf("question %+v", in.Attest)
 	}
 	second := judge(now(), b.exhibit(b.evidence(t, beacon), first))
@@ -170,6 +189,7 @@ func TestJudge(t *testing.T) {
 		{rule: "quote-nonce", record: func(r *evidenceRecord) { r.Head[0]++ }},
 		{rule: "quote-nonce", record: func(r *evidenceRecord) { r.Beacon = b.beacon(t).Raw }},
 		{rule: "evidence-format", record: func(r *evidenceRecord) { r.Evidence = nil }},
+		{rule: "node-key", change: func(x *exhibit) { x.endorsement = b.endorsedFor(t, stranger) }},
 		{rule: "boot-log-hash", change: func(x *exhibit) { x.log = func([32]byte) []byte { return nil } }},
 	} {
 		var changes []func(*evidenceRecord)
@@ -251,7 +271,9 @@ func TestPace(t *testing.T) {
 		{1, 1, true},  // the first at once
 		{2, 1, false}, {8, 2, false}, {9, 2, true}, {10, 2, false},
 		{18, 2, false}, {19, 2, true}, // none comes: bound to the last, after 1.25 intervals
-		{20, 3, false}, {21, 3, true},
+		{20, 3, false}, {26, 3, false}, {27, 3, true}, // one interval after the last, not sooner
+		{29, 4, false}, {31, 5, false}, {33, 6, false}, {34, 6, false}, // beacons come more often than quotes
+		{35, 7, true}, {36, 8, false}, {42, 11, false}, {43, 11, true},
 	} {
 		now := t0.Add(step.at * time.Second)
 		got := p.due(now, step.beacon)
@@ -260,6 +282,18 @@ func TestPace(t *testing.T) {
 		}
 		if got {
 			p.quoted, p.quotedAt = step.beacon, now
+		}
+	}
+}
+
+// The checkpoints of a region come every minute at the latest, so that what is signed under a
+// certificate is covered in time.
+func TestBeaconEvery(t *testing.T) {
+	for quotes, want := range map[time.Duration]time.Duration{
+		0: time.Minute, time.Second: time.Second, time.Minute: time.Minute, 10 * time.Minute: time.Minute, 24 * time.Hour: time.Minute,
+	} {
+		if got := beaconEvery(quotes); got != want || got > feed.CoverGrace/4 {
+			t.Errorf("quotes every %s: beacons every %s, want %s", quotes, got, want)
 		}
 	}
 }
@@ -313,4 +347,20 @@ func FuzzAttestationSchema(f *testing.F) {
 			t.Errorf("%s takes %d bytes", name, len(value))
 		}
 	})
+}
+
+// TestJudgeClearedTPM: a clear begins the TPM's counts anew and takes the node key with
+// it. Evidence from before the new endorsement is no measure any more; otherwise it is.
+func TestJudgeClearedTPM(t *testing.T) {
+	b, now := newBench(t), time.Now
+	before := judge(now(), b.exhibit(b.evidence(t, b.beacon(t)), judgement{}))
+	before.claims.ResetCount += 5
+	e := b.evidence(t, b.beacon(t))
+	if j := judge(now(), b.exhibit(e, before)); j.rule != "quote-reset" {
+		t.Errorf("fewer resets, the same key: %q %s", j.rule, j.detail)
+	}
+	before.endorsement.NodeKey[0]++
+	if j := judge(now(), b.exhibit(e, before)); !j.proven {
+		t.Errorf("after a clear: %q %s", j.rule, j.detail)
+	}
 }

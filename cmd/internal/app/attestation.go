@@ -122,7 +122,7 @@ func (h handler) checks(is appraised) (out []*controlv1.Check) {
 		}
 	}
 	for _, r := range h.engine.Rules(policy.AttestNode) {
-		m := &controlv1.Check{Rule: r.ID, By: r.Level, Outcome: notReached, Title: r.Title, File: r.File, Line: uint32(r.Line)}
+		m := &controlv1.Check{Rule: r.ID, By: r.Level, Outcome: notReached, Title: r.Title, Owner: r.Owner, File: r.File, Line: uint32(r.Line)}
 		if is.proven {
 			m.Outcome = passed
 			if held[r.Level+"/"+r.ID] == r.Denies {

@@ -3,8 +3,10 @@ package app
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -14,88 +16,17 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/trail"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
-	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/decision"
 	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
+	"github.com/bailiwick-mesh/bailiwick/policy/why"
 )
 
-// handler is the node behind the control API. Whoever reaches the socket may
-// call all of it; what changes something is written to the trail first.
+// handler is the node behind the control API. Policy decides each call (admin.go);
+// what changes something is written to the trail first.
 type handler struct{ *App }
-
-func (h handler) admin(what string, body map[string]any) error {
-	body["action"] = what
-	if err := h.leaf(trail.AdminAction, body); err != nil {
-		return connect.NewError(connect.CodeUnavailable, fmt.Errorf("not recorded, not done: %w", err))
-	}
-	return nil
-}
-
-// ListState lists signed state by prefix.
-func (h handler) ListState(ctx context.Context, req *controlv1.ListStateRequest) (*controlv1.ListStateResponse, error) {
-	entries, _ := h.replica.List(req.Prefix)
-	resp := &controlv1.ListStateResponse{View: h.view(ctx)}
-	for _, e := range entries {
-		resp.Items = append(resp.Items, &controlv1.StateItem{
-			Key: e.Key, Value: e.Value, Owner: e.Owner.String(), Epoch: e.Epoch, Seq: e.Seq,
-			At: timestamppb.New(e.HLC.Time()), Lease: e.Lease.String(), Suspect: e.Suspect,
-			Scope: e.Scope.String(), AgeSeconds: max(0, time.Since(e.HLC.Time()).Seconds()),
-		})
-	}
-	return resp, nil
-}
-
-// PutState writes one own key.
-func (h handler) PutState(ctx context.Context, req *controlv1.PutStateRequest) (*controlv1.PutStateResponse, error) {
-	scope, ok := map[string]feed.Scope{"": feed.ScopeRegion, "zone": feed.ScopeZone, "region": feed.ScopeRegion, "global": feed.ScopeGlobal}[req.Scope]
-	if !ok {
-		return nil, connect.NewError(connect.CodeInvalidArgument, fmt.Errorf("scope %q: want zone, region or global", req.Scope))
-	}
-	if err := h.mayWrite(req.Key); err != nil {
-		return nil, err
-	}
-	if err := h.admin("put", map[string]any{"key": req.Key, "bytes": len(req.Value)}); err != nil {
-		return nil, err
-	}
-	got, err := h.replica.Put(ctx, feed.Op{Key: req.Key, Action: feed.Put, Value: req.Value, Scope: scope})
-	if err != nil {
-		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
-	}
-	return &controlv1.PutStateResponse{View: h.view(ctx), Epoch: got.Epoch, Seq: got.Seq}, nil
-}
-
-// DeleteState removes one own key.
-func (h handler) DeleteState(ctx context.Context, req *controlv1.DeleteStateRequest) (*controlv1.DeleteStateResponse, error) {
-	if err := h.mayWrite(req.Key); err != nil {
-		return nil, err
-	}
-	if err := h.admin("delete", map[string]any{"key": req.Key}); err != nil {
-		return nil, err
-	}
-	got, err := h.replica.Delete(ctx, req.Key)
-	if err != nil {
-		return nil, connect.NewError(connect.CodeFailedPrecondition, err)
-	}
-	return &controlv1.DeleteStateResponse{View: h.view(ctx), Epoch: got.Epoch, Seq: got.Seq}, nil
-}
-
-// mayWrite keeps callers from what the sidecar itself says of its node.
-func (h handler) mayWrite(key string) error {
-	k, err := feed.ParseKey(key)
-	if err != nil {
-		return connect.NewError(connect.CodeInvalidArgument, err)
-	}
-	if !k.OwnedBy(h.cfg.Node) {
-		return connect.NewError(connect.CodePermissionDenied, fmt.Errorf("%w: %s is not below %s", feed.ErrForeign, key, h.cfg.Node.Path()))
-	}
-	if !strings.HasPrefix(k.Kind, "x-") {
-		return connect.NewError(connect.CodePermissionDenied, fmt.Errorf("kind %q is the sidecar's own to write; operators' kinds begin with x-", k.Kind))
-	}
-	return nil
-}
 
 // caseID is how people name a case: the first digits of its newest open proof.
 func caseID(c quarantine.Case) string {
@@ -152,8 +83,11 @@ func (h handler) ShowCase(ctx context.Context, req *controlv1.ShowCaseRequest) (
 		return nil, err
 	}
 	resp := &controlv1.ShowCaseResponse{View: h.view(ctx), Case: h.caseMessage(c), Verified: true, Verdict: "the proof holds"}
+	resp.Story = append(resp.Story, "here "+h.standing.set.Effects(c.Accused, time.Now(), h.standing.roster()).String())
 	for _, e := range c.Evidence {
-		resp.Evidence = e.Bytes
+		if resp.Evidence == nil || strings.HasPrefix(hex.EncodeToString(e.Digest[:]), req.Id) {
+			resp.Evidence = e.Bytes
+		}
 		resp.Story = append(resp.Story, fmt.Sprintf("%s in epoch %d, proof %x of %d bytes, first seen here %s", e.Class, e.Epoch, e.Digest[:8], len(e.Bytes), e.FirstSeen.Format(time.RFC3339Nano)))
 		resp.Story = append(resp.Story, headerStory(e.Bytes)...)
 		if len(e.By) == 0 || slices.Contains(e.By, h.cfg.Node) {
@@ -186,6 +120,9 @@ func headerStory(proof []byte) (out []string) {
 
 // Release lets a node back in, where this node is the authority.
 func (h handler) Release(ctx context.Context, req *controlv1.ReleaseRequest) (*controlv1.ReleaseResponse, error) {
+	if id, ok := h.parked(req.Id); ok {
+		return h.unpark(ctx, id, req.Reason)
+	}
 	if h.authority == nil {
 		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("this node is not the region's authority: ask %s", h.lease.master()))
 	}
@@ -193,7 +130,10 @@ func (h handler) Release(ctx context.Context, req *controlv1.ReleaseRequest) (*c
 	if err != nil {
 		return nil, err
 	}
-	if err := h.admin("release", map[string]any{"accused": c.Accused.String(), "reason": req.Reason}); err != nil {
+	if h.standing.of(c.Accused).Standing == quarantine.Released {
+		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("%s is released already: another release would only end its epoch", c.Accused))
+	}
+	if err := h.admin(ctx, "release", map[string]any{"accused": c.Accused.String(), "reason": req.Reason}); err != nil {
 		return nil, err
 	}
 	var digests [][32]byte
@@ -209,16 +149,43 @@ func (h handler) Release(ctx context.Context, req *controlv1.ReleaseRequest) (*c
 	return &controlv1.ReleaseResponse{View: h.view(ctx), Standing: h.standing.of(c.Accused).Standing.String()}, nil
 }
 
+// parked finds a parked record of this node by the beginning of its ID.
+func (h handler) parked(id string) (feed.ID, bool) {
+	for _, p := range h.replica.Parked() {
+		if len(id) >= 12 && strings.HasPrefix(p.Record.String(), id) {
+			return p.Record, true
+		}
+	}
+	return feed.ID{}, false
+}
+
+// unpark has this node apply a record that crashed it before.
+func (h handler) unpark(ctx context.Context, id feed.ID, reason string) (*controlv1.ReleaseResponse, error) {
+	if err := h.admin(ctx, "unpark", map[string]any{"record": id.String(), "reason": reason}); err != nil {
+		return nil, err
+	}
+	if err := h.replica.Unpark(ctx, id); err != nil {
+		return nil, connect.NewError(connect.CodeInternal, err)
+	}
+	return &controlv1.ReleaseResponse{View: h.view(ctx), Standing: unparked}, nil
+}
+
+// unparked is said instead of a standing where what was released is a record.
+const unparked = "unparked"
+
 // probation is how long a released node has the limits of class probation.
 const probation = time.Hour
 
-// Why returns a recorded decision.
+// explainTime bounds the search for the smallest change that turns a decision round.
+const explainTime = 3 * time.Second
+
+// Why returns a recorded decision and explains it.
 func (h handler) Why(ctx context.Context, req *controlv1.WhyRequest) (*controlv1.WhyResponse, error) {
-	get := func() (policy.Decision, error) { return h.decisions.Get(req.Id) }
+	get := func() (decision.Event, error) { return h.decisions.Get(req.Id) }
 	if req.Id == "" || req.Id == "last" {
 		get = h.decisions.Last
 	}
-	d, err := get()
+	e, err := get()
 	switch {
 	case errors.Is(err, decision.ErrNotFound):
 		return nil, connect.NewError(connect.CodeNotFound, err)
@@ -227,18 +194,39 @@ func (h handler) Why(ctx context.Context, req *controlv1.WhyRequest) (*controlv1
 	case err != nil:
 		return nil, connect.NewError(connect.CodeInternal, err)
 	}
-	m := &controlv1.Decision{
-		Id: d.ID, Kind: string(d.Kind), Allow: d.Allow, Level: d.Level, Rule: d.Rule, Title: d.Title, Reason: d.Reason,
-		File: d.File, Line: uint32(d.Line), Revision: d.Revision, At: timestamppb.New(d.At), InputJson: string(d.Input),
+	resp := &controlv1.WhyResponse{View: h.view(ctx), Decision: control.DecisionMessage(e.Decision())}
+	if b, err := json.Marshal(e); err == nil {
+		resp.EventJson = string(b)
 	}
-	for _, v := range d.Verdicts {
-		mv := &controlv1.Verdict{Level: v.Level, Verdict: string(v.Outcome)}
-		for _, r := range v.Rules {
-			mv.Rules = append(mv.Rules, r.ID)
+	ctx, cancel := context.WithTimeout(ctx, explainTime)
+	defer cancel()
+	x, err := why.Explain(ctx, h.engine.Aside(), e)
+	if err != nil && !x.Flip.Found && x.Rule == "" {
+		resp.Unexplained = err.Error()
+		return resp, nil
+	}
+	if b, err := json.Marshal(x); err == nil {
+		resp.ExplanationJson = string(b)
+	}
+	return resp, nil
+}
+
+// SealDecisions writes what was decided until now into a segment, and all leaves under a head: somebody
+// is about to read the files.
+func (h handler) SealDecisions(ctx context.Context, _ *controlv1.SealDecisionsRequest) (*controlv1.SealDecisionsResponse, error) {
+	if err := h.decisions.Rotate(); err != nil {
+		return nil, h.coded(connect.CodeUnavailable, err)
+	}
+	if t := h.trail.current(); t != nil {
+		if err := t.Flush(ctx); err != nil {
+			return nil, h.coded(connect.CodeUnavailable, err)
 		}
-		m.Verdicts = append(m.Verdicts, mv)
 	}
-	return &controlv1.WhyResponse{View: h.view(ctx), Decision: m}, nil
+	dir, err := filepath.Abs(decisionsDir(h.cfg))
+	if err != nil {
+		return nil, connect.NewError(connect.CodeInternal, err)
+	}
+	return &controlv1.SealDecisionsResponse{View: h.view(ctx), Dir: dir}, nil
 }
 
 // refusedBy finds the name of the rule in what an issuer answers.
@@ -246,10 +234,10 @@ var refusedBy = regexp.MustCompile(`(?:by check|rule) ([a-z0-9][a-z0-9-]*)`)
 
 // Attest runs this node's attestation now.
 func (h handler) Attest(ctx context.Context, _ *controlv1.AttestRequest) (*controlv1.AttestResponse, error) {
-	if err := h.admin("attest", map[string]any{}); err != nil {
+	if err := h.admin(ctx, "attest", map[string]any{}); err != nil {
 		return nil, err
 	}
-	err := h.creds.attest(ctx)
+	err := h.creds.Attest(ctx)
 	resp := &controlv1.AttestResponse{View: h.view(ctx), Ok: err == nil}
 	if err != nil {
 		resp.Detail = err.Error()
@@ -257,7 +245,7 @@ func (h handler) Attest(ctx context.Context, _ *controlv1.AttestRequest) (*contr
 			resp.Rule = m[1]
 		}
 	}
-	if n := h.creds.now().node; n != nil {
+	if n := h.creds.Now().Node; n != nil {
 		resp.SvidExpires = timestamppb.New(n.Certificates[0].NotAfter)
 	}
 	return resp, nil
@@ -272,7 +260,7 @@ func (h handler) Partition(ctx context.Context, req *controlv1.PartitionRequest)
 	if err != nil {
 		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
-	if err := h.admin("partition", map[string]any{"trust_domain": td.Name(), "refuse": req.Refuse}); err != nil {
+	if err := h.admin(ctx, "partition", map[string]any{"trust_domain": td.Name(), "refuse": req.Refuse}); err != nil {
 		return nil, err
 	}
 	if err := h.partition.set(td, req.Refuse); err != nil {

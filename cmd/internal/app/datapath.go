@@ -49,8 +49,8 @@ func (a *App) openDataPath() (err error) {
 		listeners = append(listeners, tunnel.Listener{Addr: l.Listen, Service: l.Service})
 	}
 	d.proxy, err = tunnel.Listen(tunnel.Config{
-		Link: a.link, Bundles: a.trust, NodeSVID: &a.creds.node, Region: a.dir.region(a.cfg.Node.TrustDomain()), Listeners: listeners,
-		Workload: d.workload, Resolve: d.resolve, Serve: d.serve, Node: d.app.standing.admits, Endorsed: d.endorse, Endorsement: func() []byte { return a.creds.now().endorsement },
+		Link: a.link, Bundles: a.trust, NodeSVID: a.creds.SVID(), Region: a.dir.region(a.cfg.Node.TrustDomain()), Listeners: listeners,
+		Workload: d.workload, Resolve: d.resolve, Serve: d.serve, Node: d.app.standing.admits, Endorsed: d.endorse, Endorsement: func() []byte { return a.creds.Now().Endorsement },
 		Peer:   func(id, node spiffeid.ID) policy.Peer { return *a.subjects.workload(id, node) },
 		Decide: d.decide, Stay: d.stay, Refused: d.refused, Log: a.log, Metrics: a.metrics,
 	})
@@ -70,11 +70,11 @@ func (d *dataPath) recheck() { d.proxy.Recheck() }
 // workload says which identity a local process has: the first of the entries
 // whose selectors it shows.
 func (d *dataPath) workload(p *caller.Process) (*x509svid.SVID, error) {
-	found := d.app.creds.now().identities(p.Selectors)
+	found := d.app.creds.Now().Identities(p.Shows)
 	if len(found) == 0 {
 		return nil, fmt.Errorf("%w: %s (pid %d)", tunnel.ErrUnknownWorkload, p.Exe, p.PID)
 	}
-	return found[0].svid, nil
+	return found[0].SVID, nil
 }
 
 // resolve says who serves a full service name.
@@ -128,7 +128,7 @@ func (d *dataPath) serve(full string) (tunnel.Target, error) {
 			if s.Name != name {
 				continue
 			}
-			svid, ok := a.creds.now().of(s.Workload)
+			svid, ok := a.creds.Now().Of(s.Workload)
 			if !ok {
 				return tunnel.Target{}, fmt.Errorf("%w: this node has no SVID of %s yet", tunnel.ErrNoTarget, s.Workload)
 			}
@@ -181,7 +181,11 @@ func (d *dataPath) decide(ctx context.Context, in policy.Input) policy.Decision 
 
 // stay is decide for a connection that was admitted before.
 func (d *dataPath) stay(ctx context.Context, in policy.Input) policy.Decision {
-	return d.ask(ctx, in, authority.Mode.MayStay)
+	said := d.ask(ctx, in, authority.Mode.MayStay)
+	if said.Rule == policy.RuleStale { // but for that it would be allowed, and that is about new ones
+		said.Allow = true
+	}
+	return said
 }
 
 func (d *dataPath) ask(ctx context.Context, in policy.Input, may func(authority.Mode) bool) policy.Decision {

@@ -25,6 +25,7 @@ import (
 // neighbour is one node of this node's region, by its own signed record.
 type neighbour struct {
 	id     spiffeid.ID
+	name   string
 	addr   netip.AddrPort
 	zone   string
 	record nodeRecord
@@ -50,7 +51,9 @@ type directory struct {
 
 	mu       sync.RWMutex // held for map work only
 	nodes    map[spiffeid.ID]neighbour
+	names    map[string]spiffeid.ID                   // of nodes
 	services map[string]map[spiffeid.ID]serviceRecord // name -> node
+	policies map[spiffeid.ID]generationRecord         // in force, by node
 	books    map[spiffeid.TrustDomain]*authority.Book
 	gateways map[netip.AddrPort]spiffeid.TrustDomain // of other regions, as met
 }
@@ -59,7 +62,9 @@ func newDirectory(self spiffeid.ID, set *trust.Set, summaries *summary.Tracker, 
 	return &directory{
 		self: self, trust: set, summaries: summaries, log: log,
 		nodes:    map[spiffeid.ID]neighbour{},
+		names:    map[string]spiffeid.ID{},
 		services: map[string]map[spiffeid.ID]serviceRecord{},
+		policies: map[spiffeid.ID]generationRecord{},
 		books:    map[spiffeid.TrustDomain]*authority.Book{},
 		gateways: map[netip.AddrPort]spiffeid.TrustDomain{},
 	}
@@ -69,17 +74,14 @@ func newDirectory(self spiffeid.ID, set *trust.Set, summaries *summary.Tracker, 
 // is called after each change that others may want to act on.
 func (d *directory) follow(ctx context.Context, r *replica.Replica, changed func(replica.Change)) error {
 	for ctx.Err() == nil {
-		entries, revision := r.List("/")
-		for _, e := range entries {
-			d.apply(replica.Change{Entry: e})
-			changed(replica.Change{Entry: e})
-		}
-		for c, err := range r.Watch(ctx, "/", revision) {
+		for c, err := range r.Watch(ctx, "/", 0) {
 			if err != nil {
-				break // too far behind: list again
+				break // too far behind: from the start
 			}
-			d.apply(c)
-			changed(c)
+			r.Guard(c, func() {
+				d.apply(c)
+				changed(c)
+			})
 		}
 	}
 	return nil
@@ -92,12 +94,17 @@ func (d *directory) apply(c replica.Change) {
 		node, idErr := identity.ParseNode(c.Owner)
 		d.mu.Lock()
 		defer d.mu.Unlock()
+		_, known := d.nodes[c.Owner]
 		if c.Deleted || err != nil || idErr != nil {
 			delete(d.nodes, c.Owner)
+			d.rename(node.Name)
 			return
 		}
 		addr, _ := netip.ParseAddrPort(rec.Address) // parseNodeRecord has looked at it
-		d.nodes[c.Owner] = neighbour{id: c.Owner, addr: addr, zone: node.Zone, record: rec}
+		d.nodes[c.Owner] = neighbour{id: c.Owner, name: node.Name, addr: addr, zone: node.Zone, record: rec}
+		if !known {
+			d.rename(node.Name)
+		}
 	case feed.KindService:
 		rec, _, err := parseServiceRecord(c.Value)
 		d.mu.Lock()
@@ -110,6 +117,13 @@ func (d *directory) apply(c replica.Change) {
 			d.services[c.Name] = map[spiffeid.ID]serviceRecord{}
 		}
 		d.services[c.Name][c.Owner] = rec
+	case feed.KindGeneration:
+		g, err := parseGeneration(c.Name, c.Value)
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if delete(d.policies, c.Owner); !c.Deleted && err == nil {
+			d.policies[c.Owner] = g
+		}
 	case feed.KindAuthority:
 		if !c.Deleted {
 			d.object(c.Value)
@@ -174,6 +188,36 @@ func (d *directory) neighbours() []neighbour {
 	}
 	slices.SortFunc(out, func(a, b neighbour) int { return strings.Compare(a.id.String(), b.id.String()) })
 	return out
+}
+
+// size is how many others the region's roster names.
+func (d *directory) size() int {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	n := len(d.nodes)
+	if _, named := d.nodes[d.self]; named {
+		n--
+	}
+	return n
+}
+
+// rename finds out anew whose name this is: of several, in different zones, that of
+// the node with the first ID.
+func (d *directory) rename(name string) {
+	delete(d.names, name)
+	for id, n := range d.nodes {
+		if first, taken := d.names[name]; n.name == name && (!taken || id.String() < first.String()) {
+			d.names[name] = id
+		}
+	}
+}
+
+// named returns the node of a name.
+func (d *directory) named(name string) (spiffeid.ID, bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	id, ok := d.names[name]
+	return id, ok
 }
 
 func (d *directory) node(id spiffeid.ID) (neighbour, bool) {

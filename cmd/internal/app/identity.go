@@ -13,6 +13,8 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/enrolling"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/machine"
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/identity"
 )
@@ -28,7 +30,7 @@ type Identity struct {
 	Store     *store.Store
 	Keys      feed.KeyFunc // verifies epoch certificates of known regions
 
-	machine *machine
+	machine *machine.Machine
 }
 
 // OpenIdentity opens the identity that the node configured by c holds. It fails
@@ -44,27 +46,31 @@ func OpenIdentity(c config.Config, log *slog.Logger) (id *Identity, err error) {
 			err = errors.Join(err, id.Close())
 		}
 	}()
-	if id.machine, err = openMachine(c, st, log); err != nil {
+	if id.machine, err = machine.Open(c, st, log); err != nil {
 		return nil, err
 	}
 	global, err := globalKeys(c)
 	if err != nil {
 		return nil, err
 	}
-	v, err := openVault(string(c.State), c.TPM.SealCache, id.machine, log)
+	v, err := enrolling.OpenVault(string(c.State), c.TPM.SealCache, id.machine, log)
 	if err != nil {
 		return nil, err
 	}
-	set, err := loadTrust(c, global, v.trustRecords())
+	imported, err := importedTrust(st)
 	if err != nil {
 		return nil, err
 	}
-	creds := newCredentials(c, id.machine, set, v, st, log)
-	creds.load()
-	if id.EpochCert = creds.epochCert(); id.EpochCert == nil {
+	set, err := loadTrust(c, global, append(imported, v.TrustRecords()...))
+	if err != nil {
+		return nil, err
+	}
+	creds := enrolling.New(enrolling.Config{Node: c, Machine: id.machine, Trust: set, Vault: v, Store: st, Log: log})
+	creds.Load()
+	if id.EpochCert = creds.EpochCert(); id.EpochCert == nil {
 		return nil, fmt.Errorf("%w: %s holds no epoch certificate", identity.ErrNoSVID, c.State)
 	}
-	id.SVID, id.Bundles, id.Feed, id.Keys = &creds.node, set, id.machine.feed, newVerifier(set).key
+	id.SVID, id.Bundles, id.Feed, id.Keys = creds.SVID(), set, id.machine.Feed(), newVerifier(set).key
 	return id, nil
 }
 
@@ -72,7 +78,7 @@ func OpenIdentity(c config.Config, log *slog.Logger) (id *Identity, err error) {
 func (id *Identity) Close() error {
 	var err error
 	if id.machine != nil {
-		err = id.machine.close()
+		err = id.machine.Close()
 	}
 	return errors.Join(err, id.Store.Close())
 }

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/sha256"
@@ -25,15 +26,21 @@ const (
 	joinEvery    = 10 * time.Second
 	recordEvery  = time.Second
 	serfQueue    = 1024
+	maxProbed    = 16 // nodes that are being connected to because of a probe
+	maxAside     = 4  // packets that wait for one of them
 )
 
 // membership runs serf over the links, for hints. It is roster's Network: links
-// carry it, the signed roster names its members.
+// carry it, the signed roster names its members. In a region too large for a link to
+// everybody, probes and streams connect first; what serf tells by chance goes over
+// the links there are.
 type membership struct {
 	self   spiffeid.ID
 	link   *link.Link
+	reach  func(context.Context, spiffeid.ID) (*link.Conn, error)
 	dir    *directory
 	record func() ([]byte, error) // this node's signed record, of its epoch in force
+	cert   func() []byte          // of that epoch
 	keys   roster.KeyFunc
 	log    *slog.Logger
 	reg    prometheus.Registerer
@@ -41,32 +48,38 @@ type membership struct {
 	packets chan roster.Datagram
 	inbound chan roster.InboundStream
 
-	mu    sync.RWMutex // held for an assignment
+	mu    sync.RWMutex // held for map work
 	hints map[spiffeid.ID]roster.Hint
+	aside map[spiffeid.ID][][]byte // packets for those that are being connected to
 }
 
-func newMembership(self spiffeid.ID, l *link.Link, dir *directory, v *verifier, creds *credentials, addr netip.AddrPort, log *slog.Logger, reg prometheus.Registerer) *membership {
+func newMembership(self spiffeid.ID, l *link.Link, reach func(context.Context, spiffeid.ID) (*link.Conn, error), dir *directory, v *verifier, cert func() []byte, feed *ecdsa.PrivateKey, addr netip.AddrPort, log *slog.Logger, reg prometheus.Registerer) *membership {
 	m := &membership{
-		self: self, link: l, dir: dir, log: log, reg: reg,
+		self: self, link: l, reach: reach, dir: dir, cert: cert, log: log, reg: reg,
 		packets: make(chan roster.Datagram, serfQueue), inbound: make(chan roster.InboundStream),
-		hints: map[spiffeid.ID]roster.Hint{},
-		keys:  v.rosterKey,
+		hints: map[spiffeid.ID]roster.Hint{}, aside: map[spiffeid.ID][][]byte{},
+		keys: v.rosterKey,
 	}
 	m.record = func() ([]byte, error) {
-		der := creds.epochCert()
-		cert, err := v.certificate(der)
+		der := cert()
+		of, err := v.certificate(der)
 		if err != nil {
 			return nil, err
 		}
-		return roster.SignRecord(creds.machine.feed, roster.Record{ID: self, Addr: addr, Epoch: cert.Epoch, Cert: sha256.Sum256(der)})
+		return roster.SignRecord(feed, roster.Record{ID: self, Addr: addr, Epoch: of.Epoch, Cert: sha256.Sum256(der)})
 	}
-	l.HandleDatagram(datagramSerf, func(peer spiffeid.ID, b []byte) {
+	m.handle()
+	return m
+}
+
+func (m *membership) handle() {
+	m.link.HandleDatagram(datagramSerf, func(peer spiffeid.ID, b []byte) {
 		select {
 		case m.packets <- roster.Datagram{Peer: peer, B: append([]byte(nil), b...)}:
 		default: // SWIM expects to lose packets
 		}
 	})
-	l.Handle(protoSerf, func(ctx context.Context, peer spiffeid.ID, s *link.Stream) {
+	m.link.Handle(protoSerf, func(ctx context.Context, peer spiffeid.ID, s *link.Stream) {
 		select {
 		case m.inbound <- roster.InboundStream{Peer: peer, Conn: s}:
 		case <-ctx.Done():
@@ -75,7 +88,6 @@ func newMembership(self spiffeid.ID, l *link.Link, dir *directory, v *verifier, 
 			s.Reset() // serf takes no more: the peer tries again later
 		}
 	})
-	return m
 }
 
 // run starts serf, keeps it acquainted with the roster, and stops it.
@@ -90,6 +102,7 @@ func (m *membership) run(ctx context.Context) error {
 		}
 		record, err = m.record()
 	}
+	signed := m.cert()
 	r, err := roster.Start(roster.Config{
 		Self: m.self, Network: m, Record: record, Keys: m.keys, Log: m.log, Metrics: m.reg,
 		OnHint: func(h roster.Hint) {
@@ -111,9 +124,12 @@ func (m *membership) run(ctx context.Context) error {
 		case <-first:
 		case <-tick.C:
 		}
-		if record, err := m.record(); err == nil {
-			if err := r.SetRecord(record); err != nil {
-				m.log.Debug("serf record", "err", err)
+		if cert := m.cert(); !bytes.Equal(cert, signed) { // every new record is told to everybody
+			if record, err := m.record(); err == nil {
+				signed = cert
+				if err := r.SetRecord(record); err != nil {
+					m.log.Debug("serf record", "err", err)
+				}
 			}
 		}
 		var peers []spiffeid.ID
@@ -140,12 +156,40 @@ func (m *membership) hint(id spiffeid.ID) string {
 }
 
 // SendDatagram, Datagrams, Dial, Accept, PeerByName and NameOf are roster.Network.
-func (m *membership) SendDatagram(peer spiffeid.ID, b []byte) error {
-	conn, ok := m.link.Conn(peer)
-	if !ok {
+func (m *membership) SendDatagram(peer spiffeid.ID, b []byte, probe bool) error {
+	if conn, ok := m.link.Conn(peer); ok {
+		return conn.SendDatagram(datagramSerf, b)
+	}
+	if !probe {
 		return link.ErrUnreachable
 	}
-	return conn.SendDatagram(datagramSerf, b)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	waiting, dialled := m.aside[peer]
+	if !dialled && len(m.aside) >= maxProbed || len(waiting) >= maxAside {
+		return link.ErrQueueFull
+	}
+	m.aside[peer] = append(waiting, bytes.Clone(b))
+	if !dialled {
+		go m.connect(peer)
+	}
+	return nil
+}
+
+// connect sends a peer what was put aside, once it is connected. It ends with the link.
+func (m *membership) connect(peer spiffeid.ID) {
+	conn, err := m.reach(context.Background(), peer)
+	m.mu.Lock()
+	packets := m.aside[peer]
+	delete(m.aside, peer)
+	m.mu.Unlock()
+	if err != nil {
+		m.log.Debug("connect for a probe", "peer", peer, "err", err)
+		return
+	}
+	for _, b := range packets {
+		_ = conn.SendDatagram(datagramSerf, b) // SWIM expects to lose packets
+	}
 }
 
 func (m *membership) Datagrams() <-chan roster.Datagram { return m.packets }
@@ -153,9 +197,9 @@ func (m *membership) Datagrams() <-chan roster.Datagram { return m.packets }
 func (m *membership) Accept() <-chan roster.InboundStream { return m.inbound }
 
 func (m *membership) Dial(ctx context.Context, peer spiffeid.ID) (net.Conn, error) {
-	conn, ok := m.link.Conn(peer)
-	if !ok {
-		return nil, fmt.Errorf("%w: %s", link.ErrUnreachable, peer)
+	conn, err := m.reach(ctx, peer)
+	if err != nil {
+		return nil, err
 	}
 	return conn.OpenStream(ctx, protoSerf)
 }
@@ -164,12 +208,7 @@ func (m *membership) PeerByName(name string) (spiffeid.ID, bool) {
 	if n, err := identity.ParseNode(m.self); err == nil && n.Name == name {
 		return m.self, true
 	}
-	for _, n := range m.dir.neighbours() {
-		if p, err := identity.ParseNode(n.id); err == nil && p.Name == name {
-			return n.id, true
-		}
-	}
-	return spiffeid.ID{}, false
+	return m.dir.named(name)
 }
 
 func (m *membership) NameOf(peer spiffeid.ID) (string, bool) {

@@ -6,25 +6,20 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"net/netip"
 	"slices"
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
 	"github.com/bailiwick-mesh/bailiwick/gossip/summary"
 	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/bailiwick-mesh/bailiwick/mesh/link"
-	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
-)
-
-// Stream protocols between nodes (see mesh/link).
-const (
-	protoGossip  = "gossip/1"
-	protoSummary = "summary/1"
 )
 
 const (
@@ -32,15 +27,18 @@ const (
 	dialPause   = 200 * time.Millisecond // after a first failed dial; doubled up to dialMost
 	dialMost    = 5 * time.Second
 	dialTimeout = 5 * time.Second
+	awayFor     = time.Minute // whom a dial did not reach is drawn no more for so long
+	planEvery   = time.Second // how often it is worked out which links to keep
+	linger      = 10 * time.Second
 )
 
 // ErrNotNeighbour means a node of another region wants a link here, and only
 // gateways have links across regions.
 var ErrNotNeighbour = errors.New("links across regions are for gateways: list it under mesh.gateways if it should be one")
 
-// peering keeps the links that this node should have: to every node of its
+// peering keeps the links that this node should have: those of its overlay in the
 // region's roster and, on a gateway, to the gateways of other regions. On each
-// it runs the session that belongs there.
+// it runs the session that belongs there. Others it makes when somebody asks.
 type peering struct {
 	self     spiffeid.ID
 	link     *link.Link
@@ -52,22 +50,44 @@ type peering struct {
 	gateways []netip.AddrPort // of other regions
 	shutOut  func()           // hears that the region's nodes refuse this one; must not block
 	log      *slog.Logger
+	metrics  prometheus.Registerer // nil: none
 
-	mu     sync.Mutex // held for map work only
-	known  map[netip.AddrPort]spiffeid.ID
-	paused map[netip.AddrPort]pause
+	overlay overlay   // run's alone, as are the next three
+	planned time.Time // when kept was worked out
+	kept    map[spiffeid.ID]bool
+	links   *prometheus.GaugeVec
+
+	pairs pairs
+
+	mu       sync.Mutex // held for map work only
+	known    map[netip.AddrPort]spiffeid.ID
+	paused   map[netip.AddrPort]pause
+	wanted   map[spiffeid.ID]time.Time // when a link was last one to keep
+	sessions map[sessionKey]*session
 }
 
 // pause is the back-off of one address.
 type pause struct {
-	until time.Time
-	last  time.Duration
+	until  time.Time
+	last   time.Duration
+	failed time.Time
 }
 
-func (p *peering) start() {
+func (p *peering) start() error {
+	p.overlay.self = p.self
 	p.known, p.paused = map[netip.AddrPort]spiffeid.ID{}, map[netip.AddrPort]pause{}
-	p.link.Handle(protoGossip, func(ctx context.Context, peer spiffeid.ID, s *link.Stream) { p.session(ctx, peer, protoGossip, s) })
-	p.link.Handle(protoSummary, func(ctx context.Context, peer spiffeid.ID, s *link.Stream) { p.session(ctx, peer, protoSummary, s) })
+	p.wanted, p.sessions = map[spiffeid.ID]time.Time{}, map[sessionKey]*session{}
+	p.links = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "bailiwick_peering_links",
+		Help: "Links in the region, by who keeps them (self, peer, nobody: idle).",
+	}, []string{"kept_by"})
+	if p.metrics != nil {
+		if err := p.metrics.Register(p.links); err != nil {
+			return err
+		}
+	}
+	p.handle()
+	return nil
 }
 
 // welcomes is link's question about a verified node.
@@ -85,50 +105,110 @@ func (p *peering) welcomes(id spiffeid.ID) error {
 func (p *peering) run(ctx context.Context) error {
 	var wait sync.WaitGroup
 	defer wait.Wait()
-	up := make(chan spiffeid.ID, 64)
-	p.link.OnPeer(func(peer spiffeid.ID, isUp bool) {
-		if isUp && ctx.Err() == nil {
-			select {
-			case up <- peer:
-			default: // the tick below finds it
-			}
+	up := make(chan struct{}, 1)
+	wake := func() {
+		select {
+		case up <- struct{}{}:
+		default:
 		}
-	})
+	}
+	p.link.OnPeer(func(spiffeid.ID, bool) { wake() })
 	tick := time.NewTicker(dialEvery)
 	defer tick.Stop()
-	sessions := map[spiffeid.ID]context.CancelFunc{}
-	ended := make(chan spiffeid.ID, 64)
+	opening := map[spiffeid.ID]bool{}
+	opened := make(chan spiffeid.ID, 64)
 	for {
+		if now := time.Now(); now.Sub(p.planned) >= planEvery || len(p.kept) == 0 {
+			p.plan(now)
+		}
 		for _, t := range p.targets() {
 			wait.Go(func() { p.dial(ctx, t) })
 		}
 		for _, peer := range p.link.Peers() {
-			if sessions[peer.ID] == nil && p.initiates(peer.ID) {
-				sctx, cancel := context.WithCancel(ctx)
-				sessions[peer.ID] = cancel
+			if !opening[peer.ID] && p.opens(peer, time.Now()) {
+				opening[peer.ID] = true
 				wait.Go(func() {
-					defer func() { ended <- peer.ID }()
-					p.open(sctx, peer.ID)
+					p.open(ctx, peer.ID)
+					opened <- peer.ID
 				})
 			}
 		}
 		select {
 		case <-ctx.Done():
-			for range sessions {
-				<-ended
+			for range opening {
+				<-opened
 			}
 			return nil
-		case id := <-ended:
-			sessions[id]()
-			delete(sessions, id)
+		case id := <-opened:
+			delete(opening, id)
 		case <-up:
 		case <-tick.C:
 		}
 	}
 }
 
-// initiates decides, the same on both sides, who opens the session of a pair.
-func (p *peering) initiates(peer spiffeid.ID) bool { return p.self.String() < peer.String() }
+// plan works out which links to keep, ends the sessions of those that are not any more,
+// and closes links that nobody uses.
+func (p *peering) plan(now time.Time) {
+	p.planned = now
+	p.mu.Lock()
+	maps.DeleteFunc(p.paused, func(_ netip.AddrPort, held pause) bool {
+		return now.Sub(held.failed) > awayFor && now.After(held.until)
+	})
+	held := maps.Clone(p.paused)
+	p.mu.Unlock()
+	neighbours := p.dir.neighbours()
+	var members []replica.Member
+	addrs := map[spiffeid.ID]netip.AddrPort{}
+	for _, n := range neighbours {
+		if p.standing.admits(n.id) == nil {
+			members = append(members, replica.Member{ID: n.id, Domain: n.zone})
+			addrs[n.id] = n.addr
+		}
+	}
+	p.kept = p.overlay.keep(members, func(id spiffeid.ID) bool {
+		_, live := p.link.Conn(id)
+		return !live && !held[addrs[id]].failed.IsZero()
+	}, now, rand.IntN)
+	p.mu.Lock()
+	for id := range p.kept {
+		p.wanted[id] = now
+	}
+	maps.DeleteFunc(p.wanted, func(_ spiffeid.ID, at time.Time) bool { return now.Sub(at) > linger })
+	var idle []unused
+	count := map[string]int{}
+	for _, peer := range p.link.Peers() {
+		if peer.ID.TrustDomain() != p.self.TrustDomain() {
+			continue
+		}
+		mine, theirs := p.sessions[sessionKey{peer.ID, true}], p.sessions[sessionKey{peer.ID, false}]
+		_, member := addrs[peer.ID]
+		_, wanted := p.wanted[peer.ID]
+		switch {
+		case wanted || !member: // who is not in the roster yet is about to be
+			count["self"]++
+		case theirs != nil:
+			count["peer"]++
+		case mine != nil:
+			mine.cancel(io.EOF)
+			count["nobody"]++
+		default:
+			count["nobody"]++
+			if conn, live := p.link.Conn(peer.ID); live {
+				idle = append(idle, unused{peer.ID, conn.Idle()})
+			}
+		}
+	}
+	p.mu.Unlock()
+	for _, by := range []string{"self", "peer", "nobody"} {
+		p.links.WithLabelValues(by).Set(float64(count[by]))
+	}
+	for _, id := range surplus(idle) {
+		if conn, live := p.link.Conn(id); live {
+			conn.Close()
+		}
+	}
+}
 
 // target is an address to dial, and whom to expect there, if that is known.
 type target struct {
@@ -161,11 +241,16 @@ func (p *peering) targets() (out []target) {
 		p.paused[addr] = held
 		out = append(out, target{addr, id})
 	}
-	for _, n := range p.dir.neighbours() {
-		offer(n.addr, n.id)
+	for id := range p.kept {
+		if n, ok := p.dir.node(id); ok {
+			offer(n.addr, id)
+		}
 	}
+	alone := !p.linked()
 	for _, addr := range p.seeds {
-		offer(addr, p.dir.at(addr))
+		if id := p.dir.at(addr); id.IsZero() || alone { // one of the roster is linked like any other
+			offer(addr, id)
+		}
 	}
 	for _, addr := range p.gateways {
 		offer(addr, spiffeid.ID{})
@@ -182,7 +267,8 @@ func (p *peering) dial(ctx context.Context, t target) {
 	if err != nil {
 		held := p.paused[t.addr]
 		held.last = min(max(2*held.last, dialPause), dialMost)
-		held.until = time.Now().Add(held.last/2 + rand.N(held.last)) // jitter: a fleet that comes back must not do so in step
+		held.failed = time.Now()
+		held.until = held.failed.Add(held.last/2 + rand.N(held.last)) // jitter: a fleet that comes back must not do so in step
 		p.paused[t.addr] = held
 		if link.Unwelcome(err) && p.neighbour(t) && !p.linked() {
 			p.shutOut()
@@ -199,6 +285,28 @@ func (p *peering) dial(ctx context.Context, t target) {
 	}
 }
 
+// reach returns the link with a node of the region, and makes one where there is none.
+// Nobody keeps that one: it is closed once it has been idle for a while. Errors are
+// those of link.Dial, and link.ErrUnreachable for a node that is not in the roster.
+func (p *peering) reach(ctx context.Context, id spiffeid.ID) (*link.Conn, error) {
+	if conn, live := p.link.Conn(id); live {
+		return conn, nil
+	}
+	n, known := p.dir.node(id)
+	if !known {
+		return nil, fmt.Errorf("%w: no record says where %s is", link.ErrUnreachable, id)
+	}
+	if err := p.standing.admits(id); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	return p.link.Dial(ctx, n.addr, id)
+}
+
+// sparse reports whether the region is too large for a link to everybody.
+func (p *peering) sparse() bool { return p.dir.size() > fullMesh }
+
 // neighbour reports whether a target should be a node of this region.
 func (p *peering) neighbour(t target) bool {
 	return t.id.TrustDomain() == p.self.TrustDomain() || slices.Contains(p.seeds, t.addr)
@@ -207,109 +315,4 @@ func (p *peering) neighbour(t target) bool {
 // linked reports whether this node has a link in its region.
 func (p *peering) linked() bool {
 	return slices.ContainsFunc(p.link.Peers(), func(peer link.Peer) bool { return peer.ID.TrustDomain() == p.self.TrustDomain() })
-}
-
-// open begins the session of a pair, on the side that initiates.
-func (p *peering) open(ctx context.Context, peer spiffeid.ID) {
-	conn, ok := p.link.Conn(peer)
-	if !ok {
-		return
-	}
-	proto := p.protocol(peer)
-	s, err := conn.OpenStream(ctx, proto)
-	if err != nil {
-		p.log.Debug("open session", "peer", peer, "protocol", proto, "err", err)
-		return
-	}
-	p.session(ctx, peer, proto, s)
-}
-
-func (p *peering) protocol(peer spiffeid.ID) string {
-	if peer.TrustDomain() == p.self.TrustDomain() {
-		return protoGossip
-	}
-	return protoSummary
-}
-
-// session runs one session to its end and judges how it ended.
-func (p *peering) session(ctx context.Context, peer spiffeid.ID, proto string, s *link.Stream) {
-	defer s.Reset()
-	err := errNoSession
-	switch {
-	case proto != p.protocol(peer):
-	case proto == protoGossip:
-		err = p.replica.Attach(ctx, peer, s)
-	case p.gateway != nil:
-		err = p.gateway.Exchange(ctx, peer, s)
-	}
-	if err == nil || ctx.Err() != nil || errors.Is(err, io.EOF) {
-		return
-	}
-	p.log.Debug("session ended", "peer", peer, "protocol", proto, "err", err)
-	if class := faultClass(err); class != "" {
-		p.standing.fault(peer, class)
-	}
-}
-
-var errNoSession = errors.New("this protocol is not spoken with that peer")
-
-// faultClass names what the relay itself did wrong, or nothing.
-func faultClass(err error) string {
-	switch {
-	case errors.Is(err, replica.ErrRelay):
-		return quarantine.BadSignature
-	case errors.Is(err, summary.ErrFlood):
-		return quarantine.Flood
-	case errors.Is(err, summary.ErrMalformed):
-		return quarantine.Malformed
-	}
-	return ""
-}
-
-// partition refuses packets of whole trust domains, in dev fleets only.
-type partition struct {
-	dir  *directory
-	link func() []link.Peer
-
-	mu      sync.RWMutex // held for map look-ups; a packet waits for it
-	domains map[string]bool
-	refused map[netip.AddrPort]bool
-}
-
-func (p *partition) refuses(addr netip.AddrPort) bool {
-	p.mu.RLock()
-	defer p.mu.RUnlock()
-	return p.refused[netip.AddrPortFrom(addr.Addr().Unmap(), addr.Port())]
-}
-
-// set begins or ends the refusal of a trust domain's packets: those of every
-// address at which one of its nodes is known.
-func (p *partition) set(td spiffeid.TrustDomain, refuse bool) error {
-	if refuse && !p.dir.knows(td) {
-		return fmt.Errorf("no address of %s is known here", td)
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.domains == nil {
-		p.domains = map[string]bool{}
-	}
-	p.domains[td.Name()] = refuse
-	refused := map[netip.AddrPort]bool{}
-	for addr, id := range p.dir.foreign() {
-		if p.domains[id.Name()] {
-			refused[addr] = true
-		}
-	}
-	for _, peer := range p.link() {
-		if p.domains[peer.ID.TrustDomain().Name()] {
-			refused[peer.Addr] = true
-		}
-	}
-	for addr := range p.refused { // what was refused stays so while its domain may be: its links are gone by then
-		if refuse {
-			refused[addr] = true
-		}
-	}
-	p.refused = refused
-	return nil
 }

@@ -1,16 +1,19 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"hash/fnv"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
@@ -40,8 +43,8 @@ type pace struct {
 	interval time.Duration
 	offset   time.Duration // after a beacon, so that a region does not quote in step
 	seen     uint64        // the newest beacon so far
-	seenAt   time.Time
-	quoted   uint64 // the beacon of the last quote
+	seenAt   time.Time     // when the first one after the last quote came
+	quoted   uint64        // the beacon of the last quote
 	quotedAt time.Time
 }
 
@@ -50,20 +53,23 @@ func (p *pace) due(now time.Time, beacon uint64) bool {
 	if beacon == 0 {
 		return false
 	}
-	if beacon != p.seen {
-		p.seen, p.seenAt = beacon, now
+	if p.seen == p.quoted && beacon != p.seen {
+		p.seenAt = now
 	}
+	p.seen = beacon
 	if p.quotedAt.IsZero() {
 		return true
 	}
-	return p.seen != p.quoted && now.Sub(p.seenAt) >= p.offset || now.Sub(p.quotedAt) >= p.interval+p.interval/4
+	since := now.Sub(p.quotedAt)
+	news := p.seen != p.quoted && now.Sub(p.seenAt) >= p.offset
+	return news && since >= p.interval-p.interval/8+p.offset || since >= p.interval+p.interval/4
 }
 
 // run quotes until ctx ends. A TPM that fails is tried again; peers see that nothing
 // comes.
 func (q *quoting) run(ctx context.Context) error {
 	a := q.app
-	if q.interval == 0 || !a.machine.attested() {
+	if q.interval == 0 || !a.machine.Attested() {
 		<-ctx.Done()
 		return nil
 	}
@@ -104,11 +110,11 @@ func (q *quoting) run(ctx context.Context) error {
 // quote writes the newest evidence, and before it what it cannot be judged without.
 func (q *quoting) quote(ctx context.Context, beacon authority.Signed) error {
 	a := q.app
-	endorsement := a.creds.now().endorsement
+	endorsement := a.creds.Now().Endorsement
 	if len(endorsement) == 0 {
 		return errNoEndorsement
 	}
-	log, err := bootLog(string(a.cfg.TPM.BootLog))
+	log, err := a.machine.BootLog()
 	if err != nil {
 		return err
 	}
@@ -121,7 +127,7 @@ func (q *quoting) quote(ctx context.Context, beacon authority.Signed) error {
 			return fmt.Errorf("publish %s: %w", op.Key, err)
 		}
 	}
-	r := evidenceRecord{Beacon: beacon.Raw, Epoch: a.creds.now().inUse}
+	r := evidenceRecord{Beacon: beacon.Raw, Epoch: a.creds.Now().InUse}
 	frontier, _, err := a.replica.Frontier(ctx)
 	if err != nil {
 		return err
@@ -129,7 +135,7 @@ func (q *quoting) quote(ctx context.Context, beacon authority.Signed) error {
 	head := frontier[feed.FeedID{Origin: a.cfg.Node, Epoch: r.Epoch}]
 	r.Seq, r.Head = head.Seq, head.ID
 	qualifier := tpm.EpochQualifier(beacon.Digest, a.cfg.Node.String(), r.Head)
-	if r.Evidence, err = a.machine.keys.Quote(qualifier, sha256.Sum256(log)); err != nil {
+	if r.Evidence, err = a.machine.Prover().Quote(qualifier, sha256.Sum256(log)); err != nil {
 		return err
 	}
 	value, err := statement.Marshal(r)
@@ -142,13 +148,24 @@ func (q *quoting) quote(ctx context.Context, beacon authority.Signed) error {
 
 var errNoEndorsement = errors.New("the issuer has not endorsed this node's attestation key yet")
 
-// beacons publishes the region's beacon where this node is its authority.
+// checkpointEvery is the most time between beacons, however seldom nodes quote: what is
+// signed under a certificate must be covered within feed.CoverGrace of its end.
+const checkpointEvery = time.Minute
+
+// beaconEvery is the time between beacons of a region whose nodes quote once an interval;
+// 0: never.
+func beaconEvery(quotes time.Duration) time.Duration {
+	return min(cmp.Or(quotes, checkpointEvery), checkpointEvery)
+}
+
+// beacons publishes the region's beacon where this node is its authority: a
+// checkpoint of the frontier, and covers for the feeds whose certificates end.
 func (a *App) beacons(ctx context.Context) error {
-	interval := a.cfg.Attest.Interval.Every()
-	if a.authority == nil || interval == 0 {
+	if a.authority == nil {
 		<-ctx.Done()
 		return nil
 	}
+	interval := beaconEvery(a.cfg.Attest.Interval.Every())
 	wait := time.Duration(0)
 	if _, b, ok := newestBeacon(a.ownBook(), a.ownRegion()); ok {
 		wait = min(max(0, interval-time.Since(b.At)), interval)
@@ -160,13 +177,41 @@ func (a *App) beacons(ctx context.Context) error {
 		case <-time.After(wait):
 		}
 		wait = interval
-		s, err := a.authority.Beacon(time.Now(), a.ownRegion())
-		if err != nil {
+		if err := a.beacon(ctx, time.Now(), interval); err != nil && ctx.Err() == nil {
 			a.log.Error("beacon", "err", err)
-			continue
 		}
-		a.dir.object(s.Raw)
 	}
+}
+
+func (a *App) beacon(ctx context.Context, now time.Time, every time.Duration) error {
+	heads, root, err := a.replica.Frontier(ctx)
+	if err != nil {
+		return err
+	}
+	s, err := a.authority.Beacon(now, a.ownRegion(), root, heads.Size())
+	if err != nil {
+		return err
+	}
+	a.dir.object(s.Raw)
+	ops, err := a.replica.Covers(ctx, s.Raw, now, every, heads)
+	for piece := range slices.Chunk(ops, coversAtOnce) {
+		_, werr := a.replica.Put(ctx, piece...)
+		err = errors.Join(err, werr)
+	}
+	return err
+}
+
+// coversAtOnce fit into one record, whatever their size.
+const coversAtOnce = feed.MaxBody / (feed.MaxCover + feed.MaxKey + 64)
+
+// checkpoint verifies a beacon for package replica.
+func (a *App) checkpoint(signed []byte, td spiffeid.TrustDomain) (feed.Checkpoint, error) {
+	s, err := authority.Open(signed, td, a.dir.authorityKeys(td))
+	if err != nil {
+		return feed.Checkpoint{}, err
+	}
+	b, err := s.Beacon()
+	return feed.Checkpoint{Root: b.Root, Feeds: b.Feeds, At: b.At}, err
 }
 
 func (a *App) ownBook() *authority.Book { return a.dir.book(a.cfg.Node.TrustDomain()) }

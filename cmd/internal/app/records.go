@@ -8,6 +8,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/witnessing"
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/policy/authority"
 )
@@ -23,6 +24,8 @@ type nodeRecord struct {
 	Roles   []string `cbor:"3,keyasint,omitempty"` // issuer, authority, gateway
 	Version string   `cbor:"4,keyasint,omitempty"`
 	Policy  string   `cbor:"5,keyasint,omitempty"` // effective policy revision
+	Entries string   `cbor:"6,keyasint,omitempty"` // of an issuer: another text when its entries have changed
+	Trust   string   `cbor:"7,keyasint,omitempty"` // of an issuer: another text when it has other trust records
 }
 
 // serviceRecord is the value of /<node>/service/<name>: a service that a local
@@ -35,6 +38,7 @@ type serviceRecord struct {
 const (
 	nodeName    = "self"
 	maxVersion  = 64
+	maxNews     = 32
 	roleIssuer  = "issuer"
 	roleAuth    = "authority"
 	roleGateway = "gateway"
@@ -53,7 +57,12 @@ func kinds() feed.Kinds {
 			_, _, err := parseServiceRecord(value)
 			return err
 		}).
-		With(feed.KindAttestation, attestationSchema)
+		With(feed.KindAttestation, attestationSchema).
+		With(feed.KindGeneration, func(name string, value []byte) error {
+			_, err := parseGeneration(name, value)
+			return err
+		}).
+		With(feed.KindTrail, witnessing.Schema)
 }
 
 func parseNodeRecord(name string, b []byte) (r nodeRecord, err error) {
@@ -66,8 +75,8 @@ func parseNodeRecord(name string, b []byte) (r nodeRecord, err error) {
 	if _, err := netip.ParseAddrPort(r.Address); err != nil {
 		return r, fmt.Errorf("address: %w", err)
 	}
-	if len(r.Region) > 63 || len(r.Version) > maxVersion || len(r.Policy) > 256 {
-		return r, fmt.Errorf("region, version or policy is too long")
+	if len(r.Region) > 63 || len(r.Version) > maxVersion || len(r.Policy) > 256 || len(r.Entries) > maxNews || len(r.Trust) > maxNews {
+		return r, fmt.Errorf("region, version, policy, entries or trust is too long")
 	}
 	for _, role := range r.Roles {
 		if !slices.Contains(roles, role) {

@@ -10,7 +10,9 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/gossip/summary"
+	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/authority"
+	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 )
 
 // carryEvery is how often a summary that says nothing new is carried anew into
@@ -21,7 +23,7 @@ const carryEvery = 15 * time.Second
 func (a *App) newGateway() (*summary.Gateway, error) {
 	return summary.New(summary.Config{
 		Self: a.cfg.Node, Store: a.store, Keys: a.summaryKey, Tracker: a.summaries,
-		Signer:  func() (crypto.Signer, []byte) { return a.machine.feed, a.creds.epochCert() },
+		Signer:  func() (crypto.Signer, []byte) { return a.machine.Feed(), a.creds.EpochCert() },
 		Content: a.regionContent,
 		Statements: func() (out [][]byte) {
 			for _, o := range a.dir.book(a.cfg.Node.TrustDomain()).Objects() {
@@ -29,13 +31,21 @@ func (a *App) newGateway() (*summary.Gateway, error) {
 					out = append(out, o.Raw)
 				}
 			}
+			for _, k := range a.policies.kept() {
+				if k.Record.Level == policy.Global {
+					out = append(out, k.Statement)
+				}
+			}
 			return out
 		},
 		OnStatement: func(_ spiffeid.ID, raw []byte) error {
-			if s, _ := a.dir.object(raw); s.Raw == nil {
-				return fmt.Errorf("no authority known here signed it")
+			if s, _ := a.dir.object(raw); s.Raw != nil {
+				return nil
 			}
-			return nil
+			if r, err := bundle.ReadRecord(raw); err == nil && r.Level == policy.Global {
+				return a.desk.Offer(raw, time.Now())
+			}
+			return fmt.Errorf("no authority known here signed it")
 		},
 		Log: a.log, Metrics: a.metrics,
 	})
@@ -104,15 +114,4 @@ func (a *App) differs(carried []byte, s summary.Summary) bool {
 	before, after := held.Content, s.Content
 	before.Frontier, after.Frontier = [32]byte{}, [32]byte{} // changes with every record
 	return !reflect.DeepEqual(before, after)
-}
-
-// epochCert is the certificate of the epoch this node writes in.
-func (c *credentials) epochCert() []byte {
-	h := c.now()
-	for _, der := range [][]byte{h.epoch, h.spare} {
-		if cert, err := c.verifyEpoch(der); err == nil && cert.Epoch == h.inUse {
-			return der
-		}
-	}
-	return nil
 }

@@ -2,8 +2,6 @@ package app
 
 import (
 	"crypto/ecdsa"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -12,57 +10,46 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/bailiwick-mesh/bailiwick/attest/trail"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
 	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	"github.com/bailiwick-mesh/bailiwick/policy"
-	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 )
 
 // globalKeys reads the public keys of the global authority.
-func globalKeys(c config.Config) (out []*ecdsa.PublicKey, err error) {
+func globalKeys(c config.Config) ([]*ecdsa.PublicKey, error) {
+	var paths []string
 	for _, path := range c.Trust.GlobalKeys {
-		b, err := os.ReadFile(string(path))
-		if err != nil {
-			return nil, err
-		}
-		block, _ := pem.Decode(b)
-		if block == nil {
-			return nil, fmt.Errorf("%w: %s: no public key", ErrPEM, path)
-		}
-		key, err := x509.ParsePKIXPublicKey(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", ErrPEM, path, err)
-		}
-		pub, ok := key.(*ecdsa.PublicKey)
-		if !ok {
-			return nil, fmt.Errorf("%w: %s: want a P-256 key, not %T", ErrPEM, path, key)
-		}
-		out = append(out, pub)
+		paths = append(paths, string(path))
 	}
-	return out, nil
+	return config.PublicKeys("trust.global_keys", paths...)
 }
 
-// loadTrust takes in what the configuration brings and what was learned since.
+// loadTrust takes in what the configuration brings and what was learned since, the
+// newest of each region.
 func loadTrust(c config.Config, global []*ecdsa.PublicKey, kept [][]byte) (*trust.Set, error) {
 	set, err := trust.NewSet(global, c.Trust.Threshold)
 	if err != nil {
 		return nil, err
 	}
 	for _, raw := range kept {
-		if err := set.Restore(raw); err != nil {
+		err := set.Restore(raw)
+		if errors.Is(err, trust.ErrUnsigned) {
+			continue // the global keys were changed since: what the old ones vouched for counts no more
+		}
+		if err != nil && !errors.Is(err, trust.ErrOld) {
 			return nil, fmt.Errorf("kept trust record: %w", err)
 		}
 	}
 	for _, path := range c.Trust.Records {
-		b, err := os.ReadFile(string(path))
+		err := eachRecord(string(path), func(raw []byte) error {
+			if _, _, err := set.Apply(raw, time.Now()); err != nil && !errors.Is(err, trust.ErrOld) {
+				return err
+			}
+			return nil
+		})
 		if err != nil {
 			return nil, err
-		}
-		if _, _, err := set.Apply(b, time.Now()); err != nil && !errors.Is(err, trust.ErrOld) {
-			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 	}
 	if _, ok := set.Record(c.Node.TrustDomain()); !ok {
@@ -71,47 +58,13 @@ func loadTrust(c config.Config, global []*ecdsa.PublicKey, kept [][]byte) (*trus
 	return set, nil
 }
 
-// activate verifies the configured policy files and puts them in force. A
-// node does not start on policy it cannot verify.
-func activate(c config.Config, engine *policy.Engine, book *bundle.Book, st *store.Store, global []*ecdsa.PublicKey) ([]*bundle.Verified, error) {
-	td := c.Node.TrustDomain().Name()
-	var all []*bundle.Verified
-	var levels []policy.Level
-	for _, f := range []struct {
-		path         config.Path
-		level, scope string
-	}{{c.Policy.Global, policy.Global, bundle.ScopeMesh}, {c.Policy.Region, policy.Regional, td}} {
-		v, err := policyFile(string(f.path), book, global)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", f.path, err)
-		}
-		if v.Record.Level != f.level || v.Record.Scope != f.scope {
-			return nil, fmt.Errorf("%s: %w: it is %s policy for %s, want %s for %s", f.path, bundle.ErrMalformed, v.Record.Level, v.Record.Scope, f.level, f.scope)
-		}
-		all, levels = append(all, v), append(levels, v.Level())
-	}
-	if err := engine.Activate(levels...); err != nil {
-		return nil, err
-	}
-	return all, st.Update(func(tx *store.Tx) error {
-		return trail.Append(tx, trail.PolicyActivate, map[string]any{"revision": engine.Revision()})
-	})
-}
-
-func policyFile(path string, book *bundle.Book, global []*ecdsa.PublicKey) (*bundle.Verified, error) {
+// readFile reads a file that a field of the configuration names.
+func readFile(field, path string) ([]byte, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%w: %s: %w", config.ErrFile, field, err)
 	}
-	signed, content, err := bundle.Split(b)
-	if err != nil {
-		return nil, err
-	}
-	v, err := bundle.Verify(signed, content, global, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	return v, book.Keep(v, time.Now())
+	return b, nil
 }
 
 // subjects turns verified facts about identities into the words of policy.
@@ -131,7 +84,10 @@ type policyAttestation struct {
 }
 
 // node describes a node.
-func (s *subjects) node(id spiffeid.ID) *policy.Peer {
+func (s *subjects) node(id spiffeid.ID) *policy.Peer { return s.by(id, s.attested(id)) }
+
+// by describes a node that proved itself in a way.
+func (s *subjects) by(id spiffeid.ID, a policyAttestation) *policy.Peer {
 	p := &policy.Peer{
 		SPIFFEID: id.String(), TrustDomain: id.TrustDomain().Name(), Path: segments(id),
 		Region: s.dir.region(id.TrustDomain()), Standing: s.standing.of(id).Standing.String(),
@@ -139,7 +95,6 @@ func (s *subjects) node(id spiffeid.ID) *policy.Peer {
 	if n, err := identity.ParseNode(id); err == nil {
 		p.Node, p.Zone = n.Name, n.Zone
 	}
-	a := s.attested(id)
 	p.Attestation = &policy.Attestation{Kind: a.kind, OK: a.ok}
 	if !a.at.IsZero() {
 		p.Attestation.AgeSeconds = max(0, int64(time.Since(a.at).Seconds()))

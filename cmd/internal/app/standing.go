@@ -23,11 +23,13 @@ const factsBucket = "quarantine/facts" // SPIFFE ID -> quarantine.Set.Marshal
 // standings keeps what this node makes of its region's identities, and carries
 // every change to whoever enforces it.
 type standings struct {
-	set    *quarantine.Set
-	st     *store.Store
-	log    *slog.Logger
-	roster func() quarantine.Roster
-	gap    func(count uint64, why string) // tells the trail what could not be recorded
+	set  *quarantine.Set
+	st   *store.Store
+	log  *slog.Logger
+	size func() quarantine.Roster
+	// thresholds brings the set's to what policy says for a region of this size.
+	thresholds func(quarantine.Roster)
+	gap        func(count uint64, why string) // tells the trail what could not be recorded
 
 	// enforce makes the effects true: freeze the feed, close links, cut tunnels.
 	// It must not block for long.
@@ -35,18 +37,28 @@ type standings struct {
 
 	mu   sync.Mutex // held over one change and its record, so that leaves are in order
 	last map[spiffeid.ID]quarantine.Standing
+	kept map[spiffeid.ID]bool // sessions are, because of the cap
 	wake chan struct{}
 }
 
 func newStandings(set *quarantine.Set, st *store.Store, log *slog.Logger) *standings {
 	return &standings{
 		set: set, st: st, log: log,
-		last:    map[spiffeid.ID]quarantine.Standing{},
-		wake:    make(chan struct{}, 1),
-		roster:  func() quarantine.Roster { return quarantine.Roster{} },
-		gap:     func(uint64, string) {},
-		enforce: func(spiffeid.ID, quarantine.Effects) {},
+		last:       map[spiffeid.ID]quarantine.Standing{},
+		kept:       map[spiffeid.ID]bool{},
+		wake:       make(chan struct{}, 1),
+		size:       func() quarantine.Roster { return quarantine.Roster{} },
+		thresholds: func(quarantine.Roster) {},
+		gap:        func(uint64, string) {},
+		enforce:    func(spiffeid.ID, quarantine.Effects) {},
 	}
+}
+
+// roster is what caps are measured against, with the thresholds in force for it.
+func (s *standings) roster() quarantine.Roster {
+	r := s.size()
+	s.thresholds(r)
+	return r
 }
 
 // load brings back the facts of earlier runs, verified anew.
@@ -110,6 +122,7 @@ func (s *standings) revocation(raw []byte) error {
 
 // fault notes what a relay did to this node alone.
 func (s *standings) fault(relay spiffeid.ID, class string) {
+	s.roster() // for its thresholds
 	s.set.Fault(time.Now(), relay, class)
 	s.contain(relay)
 }
@@ -117,12 +130,16 @@ func (s *standings) fault(relay spiffeid.ID, class string) {
 // contain acts first; the record of it follows.
 func (s *standings) contain(id spiffeid.ID) {
 	now := time.Now()
-	s.enforce(id, s.set.Effects(id, now, s.roster()))
+	effects := s.set.Effects(id, now, s.roster())
+	s.enforce(id, effects)
 	st := s.set.Standing(id, now)
 	s.mu.Lock()
-	before := s.last[id]
-	s.last[id] = st.Standing
+	before, kept := s.last[id], s.kept[id]
+	s.last[id], s.kept[id] = st.Standing, effects.Capped
 	s.mu.Unlock()
+	if effects.Capped && !kept {
+		s.log.Error("sessions are kept: as many as may be were cut in 10 minutes; look whether so many are guilty or the software is", "id", id, "reason", st.Reason)
+	}
 	if before != st.Standing {
 		s.log.Warn("standing changed", "id", id, "from", before, "to", st.Standing, "reason", st.Reason)
 		s.record(id, trail.PeerStanding, map[string]any{"id": id.String(), "from": before.String(), "to": st.Standing.String(), "reason": st.Reason})

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -28,7 +29,7 @@ func testStandings(st *store.Store) *standings {
 			return quarantine.Finding{Accused: liar, Class: "equivocation", Digest: [32]byte{1}, Epoch: 2}, nil
 		},
 	}), st, slog.New(slog.DiscardHandler))
-	s.roster = func() quarantine.Roster { return quarantine.Roster{Attested: 4} }
+	s.size = func() quarantine.Roster { return quarantine.Roster{Attested: 4} }
 	return s
 }
 
@@ -116,5 +117,44 @@ func TestFaultsHold(t *testing.T) {
 	}
 	if s.issues(other) != nil {
 		t.Error("what one node saw alone must not stop issuance")
+	}
+}
+
+// With the cap burnt by others, a liar is frozen all the same, its sessions stay, and an operator
+// is told so once.
+func TestCapKeepsSessionsAndSaysSo(t *testing.T) {
+	var told strings.Builder
+	s := testStandings(openStore(t, filepath.Join(t.TempDir(), "state.db")))
+	s.log = slog.New(slog.NewTextHandler(&told, nil))
+	first := spiffeid.RequireFromString("spiffe://east.dev.example/node/a-sacrifice")
+	accuse := func(id spiffeid.ID, digest byte) func([]byte) (quarantine.Finding, error) {
+		return func([]byte) (quarantine.Finding, error) {
+			return quarantine.Finding{Accused: id, Class: "equivocation", Digest: [32]byte{digest}, Epoch: 2}, nil
+		}
+	}
+	var accused func([]byte) (quarantine.Finding, error)
+	s.set = quarantine.NewSet(east, quarantine.Checks{Evidence: func(b []byte) (quarantine.Finding, error) { return accused(b) }})
+	did := map[spiffeid.ID]quarantine.Effects{}
+	s.enforce = func(id spiffeid.ID, e quarantine.Effects) { did[id] = e }
+	for i, id := range []spiffeid.ID{first, liar, liar} { // of 4 nodes one may be cut in 10 minutes
+		accused = accuse(id, byte(i))
+		if _, _, err := s.evidence([]byte{byte(i)}, other); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if e := did[first]; !e.CutSessions {
+		t.Errorf("the first: %s", e)
+	}
+	if e := did[liar]; e.CutSessions || !e.Capped || !e.FreezeFeed || !e.RefuseIssue || !e.RefuseRelay {
+		t.Errorf("the second: %s", e)
+	}
+	if err := s.admits(liar); err != nil {
+		t.Errorf("its sessions: %v", err)
+	}
+	if !errors.Is(s.issues(liar), ErrContained) {
+		t.Error("it is issued credentials")
+	}
+	if n := strings.Count(told.String(), "sessions are kept"); n != 1 {
+		t.Errorf("told %d times:\n%s", n, &told)
 	}
 }

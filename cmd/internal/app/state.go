@@ -3,7 +3,6 @@ package app
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"slices"
 	"time"
@@ -12,9 +11,9 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/trail"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
-	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/authority"
 	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
 )
@@ -27,44 +26,30 @@ const (
 	publishEvery = time.Second
 )
 
-// admit asks policy whether an op of another node becomes visible here.
-func (a *App) admit(rec feed.Record, op feed.Op) error {
-	key, err := feed.ParseKey(op.Key)
-	if err != nil {
-		return err
+// attestation is what is known here of how a node proved itself: how it enrolled and, beside
+// that, what its evidence since is worth here.
+func (a *App) attestation(id spiffeid.ID) policyAttestation {
+	as := a.enrolledAs(id)
+	if cert, ok := a.verify.of(id); id == a.cfg.Node || ok && cert.Attested() {
+		return a.attesting.over(id, as)
 	}
-	origin := rec.Feed().Origin
-	d := a.engine.Decide(context.Background(), policy.Input{
-		V: policy.InputVersion, Kind: policy.StateAdmit,
-		Time:   policy.Time{Unix: time.Now().Unix(), Trusted: true},
-		Self:   a.subjects.node(a.cfg.Node),
-		Source: a.subjects.node(origin),
-		Update: &policy.Update{
-			Key: op.Key, Kind: key.Kind, Op: op.Action.String(), Scope: op.Scope.String(), Size: len(op.Value),
-			Owner: "spiffe://" + origin.TrustDomain().Name() + key.Owner, Origin: origin.String(), Epoch: rec.Epoch,
-		},
-	})
-	if d.Allow {
-		return nil
-	}
-	a.decisions.Record(d)
-	return fmt.Errorf("policy rule %s: %s", d.Rule, d.Reason)
+	return as
 }
 
-// attestation is what is known here of how a node proved itself.
-func (a *App) attestation(id spiffeid.ID) policyAttestation {
+// enrolledAs is how a node proved itself when it enrolled. No policy of this node has a say in it.
+func (a *App) enrolledAs(id spiffeid.ID) policyAttestation {
 	cert, ok := a.verify.of(id)
 	switch {
 	case id == a.cfg.Node:
 		kind := "unattested"
-		if a.machine.attested() {
+		if a.machine.Attested() {
 			kind = "tpm"
 		}
-		return a.attesting.over(id, policyAttestation{kind: kind, class: a.creds.now().class, ok: a.machine.attested(), at: a.creds.savedAt()})
+		return policyAttestation{kind: kind, class: a.creds.Now().Class, ok: a.machine.Attested(), at: a.creds.Now().At}
 	case !ok:
 		return a.data.endorsed(id)
 	case cert.Attested():
-		return a.attesting.over(id, policyAttestation{kind: "tpm", class: cert.Class, ok: true, at: cert.NotBefore})
+		return policyAttestation{kind: "tpm", class: cert.Class, ok: true, at: cert.NotBefore}
 	}
 	return policyAttestation{kind: "unattested", class: cert.Class, at: cert.NotBefore}
 }
@@ -83,27 +68,45 @@ func (a *App) roster() quarantine.Roster {
 	return r
 }
 
+// members are the nodes of this region, for the choice of those that records are
+// pushed to: the failure domain of a node is its zone.
+func (a *App) members() (out []replica.Member) {
+	for _, n := range a.dir.neighbours() {
+		out = append(out, replica.Member{ID: n.id, Domain: n.zone})
+	}
+	return out
+}
+
+// terms are what the configuration says of links with a node.
+func (a *App) terms(peer spiffeid.ID) replica.Terms {
+	l := a.cfg.LinkTo(peer)
+	return replica.Terms{
+		Mode:   map[config.LinkMode]replica.Mode{"tree": replica.Tree, "headers": replica.Headers}[l.Mode],
+		Budget: uint64(l.Budget),
+	}
+}
+
 // beginEpoch puts the node's feed and its trail into the epoch it may write.
 // Without one it asks the issuer at once.
 func (a *App) beginEpoch(ctx context.Context, rewound bool) error {
 	a.beginning.Lock()
 	defer a.beginning.Unlock()
-	number, err := a.creds.begin(ctx, a.replica, rewound)
+	number, err := a.creds.Begin(ctx, a.replica, rewound)
 	if errors.Is(err, replica.ErrRewound) || errors.Is(err, replica.ErrNoIdentity) || errors.Is(err, feed.ErrOldEpoch) {
 		a.log.Error("this node's feed is read-only until its issuer gives a new epoch", "err", err)
-		a.creds.want()
+		a.creds.Want()
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	h := a.creds.now()
-	return a.trail.open(a.cfg.Node, number, a.machine.trail, a.machine.attested(), h.endorsement)
+	h := a.creds.Now()
+	return a.trail.open(a.cfg.Node, number, a.machine.Trail(), a.machine.Attested(), h.Endorsement)
 }
 
 // onRewound hears that this disk is behind what the node has signed before.
 func (a *App) onRewound(number, seq uint64) {
-	if number < a.creds.now().inUse {
+	if number < a.creds.Now().InUse {
 		return // the lost end of an epoch that is over
 	}
 	a.log.Error("peers hold records of this node that this disk lacks: it was restored", "epoch", number, "seq", seq)
@@ -125,8 +128,8 @@ func (a *App) onFinding(proof []byte, f feed.Finding) {
 
 // enforce makes the effects of a standing true everywhere at once.
 func (a *App) enforce(id spiffeid.ID, e quarantine.Effects) {
-	if id == a.cfg.Node && e.MinEpoch > a.creds.now().inUse {
-		a.creds.wantAfresh() // released: the epochs so far are void
+	if id == a.cfg.Node && e.MinEpoch > a.creds.Now().InUse {
+		a.creds.WantAfresh() // released: the epochs so far are void
 	}
 	if e.CutSessions {
 		a.data.cut(id)
@@ -163,14 +166,25 @@ func (a *App) onMode(from, to authority.Mode) {
 // authorities signed and on evidence that peers carry.
 func (a *App) followState(ctx context.Context) error {
 	return a.dir.follow(ctx, a.replica, func(c replica.Change) {
+		if c.Kind == feed.KindTrail {
+			a.heardTrail(c)
+		}
 		if c.Deleted {
 			return
 		}
 		switch c.Kind {
 		case feed.KindAuthority:
 			a.onObject(c.Value)
+		case feed.KindNode:
+			if ask, trust := a.heard.hear(c); ask {
+				a.creds.Ask(trust)
+			}
 		case feed.KindAttestation:
 			a.attesting.heard(c)
+		case feed.KindPolicy:
+			if err := a.desk.Offer(c.Value, time.Now()); err != nil {
+				a.log.Debug("policy carried by a peer", "peer", c.Owner, "err", err)
+			}
 		case feed.KindEvidence:
 			if _, _, err := a.standing.evidence(c.Value, c.Owner); err != nil && !errors.Is(err, quarantine.ErrForeign) {
 				a.log.Debug("evidence carried by a peer", "peer", c.Owner, "err", err)
@@ -186,6 +200,9 @@ func (a *App) followState(ctx context.Context) error {
 // standings, the rest is looked up where it is needed.
 func (a *App) onObject(raw []byte) {
 	s, _ := a.dir.object(raw)
+	for _, r := range a.trust.Regions() {
+		a.recordConflicts(r.TrustDomain)
+	}
 	var err error
 	switch s.Kind {
 	case authority.KindRelease:
@@ -201,7 +218,7 @@ func (a *App) onObject(raw []byte) {
 // publish keeps what this node says of itself, and what it carries for its
 // authority, in step with what is so.
 func (a *App) publish(ctx context.Context) error {
-	if err := a.leaf(trail.NodeStart, map[string]any{"version": a.version, "policy": a.engine.Revision()}); err != nil {
+	if err := a.leaf(trail.NodeStart, map[string]any{"version": a.version, "policy": a.engine.Revision(), "hold": string(a.cfg.Trail.Hold)}); err != nil {
 		return err
 	}
 	tick := time.NewTicker(publishEvery)
@@ -239,8 +256,10 @@ func (a *App) wanted() (ops []feed.Op, err error) {
 		return b
 	}
 	td := a.cfg.Node.TrustDomain()
+	news := a.news()
 	want(feed.KindNode, nodeName, feed.ScopeRegion, encode(nodeRecord{
 		Address: a.cfg.Mesh.Advertise.String(), Region: a.dir.region(td), Roles: a.roles(), Version: a.version, Policy: a.engine.Revision(),
+		Entries: news.entries, Trust: news.trust,
 	}))
 	for _, s := range a.cfg.Services {
 		want(feed.KindService, s.Name, feed.ScopeRegion, encode(serviceRecord{Workload: s.Workload.String(), Healthy: true}))
@@ -253,6 +272,10 @@ func (a *App) wanted() (ops []feed.Op, err error) {
 	if a.gateway != nil {
 		a.wantForeign(want)
 	}
+	want(feed.KindGeneration, policyKey, feed.ScopeRegion, encode(a.generation()))
+	a.wantTrail(want, encode)
+	gone := a.carriedPolicy(want)
+	ops = append(ops, gone...)
 	if len(ops) > maxOps {
 		ops = ops[:maxOps] // the rest a second later
 	}
@@ -287,7 +310,7 @@ func (a *App) wantForeign(want func(kind, name string, scope feed.Scope, value [
 }
 
 func (a *App) roles() (out []string) {
-	if a.issuer != nil {
+	if a.issuing != nil {
 		out = append(out, roleIssuer)
 	}
 	if a.authority != nil {
@@ -311,7 +334,7 @@ func (a *App) watchTrust(ctx context.Context, issued <-chan struct{}) error {
 			trusted = a.trust.Changed()
 		case <-a.recheck:
 		case <-issued:
-			issued = a.creds.onChange()
+			issued = a.creds.Changed()
 			if err := a.beginEpochIfNew(ctx); err != nil {
 				a.log.Error("epoch after renewal", "err", err)
 			}
@@ -323,9 +346,9 @@ func (a *App) watchTrust(ctx context.Context, issued <-chan struct{}) error {
 
 // beginEpochIfNew follows the issuer to a renewed certificate or a new epoch.
 func (a *App) beginEpochIfNew(ctx context.Context) error {
-	h := a.creds.now()
-	if t := a.trail.current(); t != nil && t.Epoch() == h.inUse && !a.machine.restored.Load() {
-		_, err := a.creds.begin(ctx, a.replica, false)
+	h := a.creds.Now()
+	if t := a.trail.current(); t != nil && t.Epoch() == h.InUse && !a.machine.Restored() {
+		_, err := a.creds.Begin(ctx, a.replica, false)
 		return err
 	}
 	return a.beginEpoch(ctx, false)

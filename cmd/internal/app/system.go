@@ -1,7 +1,6 @@
 package app
 
 import (
-	"errors"
 	"net"
 	"os"
 )
@@ -18,12 +17,4 @@ func notifySystemd(state string) {
 	}
 	defer conn.Close()
 	_, _ = conn.Write([]byte(state))
-}
-
-// ignoreClosed drops the error of closing what is closed already.
-func ignoreClosed(err error) error {
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
 }

@@ -3,6 +3,7 @@ package app
 import (
 	"context"
 	"crypto"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"sync"
@@ -10,7 +11,6 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/attest/trail"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
@@ -23,12 +23,18 @@ type trailKeeper struct {
 	dir string
 	app *App
 
-	mu    sync.RWMutex // held for an assignment, and by close
-	trail *trail.Trail
+	mu     sync.RWMutex // held for an assignment, and by close
+	trail  *trail.Trail
+	untold uint64 // events of gaps for the next trail
 }
 
 // open begins or continues the trail of an epoch and ends the one before.
 func (k *trailKeeper) open(node spiffeid.ID, epoch uint64, key crypto.Signer, tpm bool, endorsement []byte) error {
+	if t := k.current(); t != nil && t.Epoch() != epoch {
+		if err := k.app.leaf(trail.EpochSeal, map[string]any{"epoch": t.Epoch(), "next": epoch}); err != nil {
+			k.gap(1, "epoch.seal: "+err.Error())
+		}
+	}
 	if err := k.close(); err != nil {
 		return err
 	}
@@ -39,6 +45,7 @@ func (k *trailKeeper) open(node spiffeid.ID, epoch uint64, key crypto.Signer, tp
 	t, err := trail.Open(trail.Config{
 		Dir: k.dir, Node: node, Epoch: epoch, Key: key, Protection: protection, Endorsement: endorsement,
 		Store: k.app.store, Log: k.app.log, Metrics: k.app.metrics,
+		Roster: k.app.gatherer.Roster, OnHead: k.app.gatherer.Wake,
 	})
 	if err != nil {
 		return fmt.Errorf("trail of epoch %d: %w", epoch, err)
@@ -46,6 +53,8 @@ func (k *trailKeeper) open(node spiffeid.ID, epoch uint64, key crypto.Signer, tp
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.trail = t
+	t.Gap(k.untold, "before the trail was open")
+	k.untold = 0
 	return nil
 }
 
@@ -57,8 +66,12 @@ func (k *trailKeeper) current() *trail.Trail {
 
 // gap tells the trail of events that could not be recorded.
 func (k *trailKeeper) gap(count uint64, why string) {
-	if t := k.current(); t != nil {
-		t.Gap(count, why)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.trail != nil {
+		k.trail.Gap(count, why)
+	} else {
+		k.untold += count
 	}
 }
 
@@ -113,16 +126,66 @@ func endorsedBy(configPath, dir string) (string, error) {
 		return "", errors.New("its genesis carries no endorsement: the node has no TPM")
 	}
 	record, _ := set.Record(c.Node.TrustDomain())
-	e, err := endorse.Verify(genesis.Endorsement, record.AuthorityKey, c.Node.TrustDomain(), time.Now())
-	if err != nil {
-		return "", err
-	}
 	key, err := trail.PKIX(genesis.Verifier)
 	if err != nil {
 		return "", err
 	}
-	if hash := statement.Digest(key); e.ID != c.Node || string(e.TrailKey) != string(hash[:]) {
-		return "", errors.New("the endorsement is for another key or node")
+	if _, err := endorse.VerifyTrailKey(genesis.Endorsement, record.AuthorityKey, c.Node, key, time.Now()); err != nil {
+		return "", err
 	}
 	return fmt.Sprintf("endorsed by the authority of %s", c.Node.TrustDomain()), nil
+}
+
+// Trusted returns what a node's configuration has it believe: the global keys, how many of
+// them must have signed, and the signed trust records its files hold. It needs no running node.
+func Trusted(configPath string) (global []*ecdsa.PublicKey, threshold int, records [][]byte, err error) {
+	c, err := config.Load(configPath)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	if global, err = globalKeys(c); err != nil {
+		return nil, 0, nil, err
+	}
+	set, err := loadTrust(c, global, nil)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	return global, c.Trust.Threshold, set.Export(), nil
+}
+
+// pruneEvery is how often leaves are looked for that are too old.
+const pruneEvery = time.Hour
+
+// retention is how long leaves are kept; zero: for ever.
+func (a *App) retention() time.Duration {
+	if a.cfg.Trail.Hold != "" {
+		return 0
+	}
+	return a.cfg.Trail.Retention.Duration()
+}
+
+// keepRetention removes leaves of this node's trail that are older than they are to be kept.
+func (a *App) keepRetention(ctx context.Context) error {
+	keep := a.retention()
+	if keep == 0 {
+		return nil
+	}
+	before := uint64(0)
+	for {
+		if t := a.trail.current(); t != nil {
+			gone, err := t.Prune(ctx, time.Now().Add(-keep))
+			switch {
+			case err != nil && ctx.Err() == nil:
+				a.log.Warn("trail: old leaves could not be removed", "err", err)
+			case err == nil && gone > before:
+				a.log.Info("trail: old leaves were removed", "leaves", gone-before)
+				before = gone
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pruneEvery):
+		}
+	}
 }

@@ -8,10 +8,11 @@ import (
 // Attest says how often this node proves anew what its machine runs, and looks at
 // the proofs of others.
 type Attest struct {
-	// Interval is the time between two quotes, and between two beacons on the
-	// region's authority. A peer that stays connected and shows no new evidence for
-	// 2.5 intervals is no longer taken for attested, so give all nodes of a region the
-	// same. 1s to 24h; 0 never quotes and expects none. Default 60s.
+	// Interval is the time between two quotes. A peer that stays connected and shows no
+	// new evidence for 2.5 intervals is no longer taken for attested, so give all nodes of
+	// a region the same. 1s to 24h; 0 never quotes and expects none. On the region's
+	// authority it is also the time between two beacons, which are the checkpoints of the
+	// region's state too, and come every minute at the latest. Default 60s.
 	Interval Interval `yaml:"interval"`
 }
 

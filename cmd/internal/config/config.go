@@ -34,6 +34,7 @@ type Config struct {
 	Trust       Trust       `yaml:"trust"`
 	Enrol       Enrol       `yaml:"enrol"`
 	Mesh        Mesh        `yaml:"mesh"`
+	Links       []Link      `yaml:"links"` // the first that is about a peer counts
 	Policy      Policy      `yaml:"policy"`
 	Issuer      *Issuer     `yaml:"issuer"`
 	Authority   *Authority  `yaml:"authority"`
@@ -41,6 +42,7 @@ type Config struct {
 	Listeners   []Listener  `yaml:"listeners"`
 	WorkloadAPI WorkloadAPI `yaml:"workload_api"`
 	Control     Control     `yaml:"control"`
+	Trail       Trail       `yaml:"trail"`
 	Metrics     Metrics     `yaml:"metrics"`
 	Log         Log         `yaml:"log"`
 
@@ -52,7 +54,9 @@ type Config struct {
 // TPM says how the node proves what machine it is.
 type TPM struct {
 	// Mode is auto (use the TPM if there is one), required, or off. Default
-	// auto. Without a TPM a node joins by token and is shown as unattested.
+	// auto. With auto, a TPM that was cleared or replaced gets new keys and the node
+	// enrols again; with required it does not start. Without a TPM a node joins by token or x509pop and is shown as unattested. The
+	// flag --tpm of bailiwick run goes before it.
 	Mode TPMMode `yaml:"mode"`
 
 	// Device is a character device, unix:/path or tcp:host:port. Default /dev/tpmrm0.
@@ -85,18 +89,46 @@ type Trust struct {
 	Threshold int `yaml:"threshold"`
 
 	// Records are signed trust records, one for each region this node may deal
-	// with. The one of its own trust domain is required.
+	// with; a file may hold several. The one of its own trust domain is required.
+	// Newer ones come from the issuer, or with bailiwick trust import. The files are
+	// read again at SIGHUP.
 	Records []Path `yaml:"records"`
 }
 
-// Enrol says where the node gets its identity.
+// Enrol says where the node gets its identity, and what it shows for it: its TPM
+// (bailiwick_tpm), unless a field below says otherwise.
 type Enrol struct {
 	// Issuers are host:port of the region's issuers, tried in order. Required.
 	Issuers []string `yaml:"issuers"`
 
-	// TokenFile holds a join token, for nodes without a TPM. It is read once.
+	// DevID is a folder with the three files of a DevID in this machine's TPM, as
+	// `bailiwick devid export` writes them: the node attests by SPIRE's tpm_devid
+	// instead. The TPM must have an RSA endorsement key with a certificate, and
+	// tpm.node_key must be resident.
+	DevID Path `yaml:"devid"`
+
+	// TokenFile holds a join token, for nodes without a TPM. It is read until the
+	// node has its first identity, which it then renews; the token works once.
 	TokenFile Path `yaml:"token_file"`
+
+	// X509PoP attests by SPIRE's x509pop, for nodes without a TPM: by a certificate
+	// of the operator's for this machine. Unlike a token it can be shown again, by a
+	// node that was away until its SVIDs expired.
+	X509PoP *X509PoP `yaml:"x509pop"`
 }
+
+// X509PoP is a certificate and its key, in PEM files.
+type X509PoP struct {
+	// Cert holds the machine's own certificate, then those up to the authority.
+	// Required.
+	Cert Path `yaml:"cert"`
+
+	// Key is its ECDSA or RSA key; nobody but the node's user may read it. Required.
+	Key Path `yaml:"key"`
+}
+
+// WithoutTPM reports whether a node without a TPM has something to attest by.
+func (e Enrol) WithoutTPM() bool { return e.TokenFile != "" || e.X509PoP != nil }
 
 // Mesh is the node's place on the network.
 type Mesh struct {
@@ -116,52 +148,24 @@ type Mesh struct {
 
 // Policy names the signed policies to enforce.
 type Policy struct {
-	// Global and Region are signed policy records. Both required: a missing
-	// level denies.
+	// Global and Region are signed policy files that the node begins with. Both
+	// required: a missing level denies. Newer versions come from other nodes
+	// (bailiwick policy publish) and are kept; a file counts while it is the newest.
+	// Files are read again at SIGHUP; what cannot be used leaves the policy in force.
 	Global Path `yaml:"global"`
 	Region Path `yaml:"region"`
-}
 
-// Issuer makes this node one that signs SVIDs.
-type Issuer struct {
-	// Listen is the TCP address of SPIRE's server API. Required.
-	Listen netip.AddrPort `yaml:"listen"`
+	// Local is the signed policy of the node's zone, or of the node where it has no
+	// zone. Optional: it can only deny, but for what the region delegated.
+	Local Path `yaml:"local"`
 
-	// Keys is the folder of the signing root and the record root. Required.
-	Keys Path `yaml:"keys"`
+	Decisions Decisions `yaml:"decisions"`
 
-	// Lifetime is how long an issued SVID is valid. Default one hour. Shorter is
-	// safer: it bounds how long a stolen key works.
-	Lifetime time.Duration `yaml:"lifetime"`
-
-	// EKRoots are PEM files of the TPM makers whose endorsement certificates are
-	// accepted. None is built in: choosing makers is the operator's decision.
-	EKRoots []Path `yaml:"ek_roots"`
-
-	// EKAllow and EKDeny are SHA-256 of EK public keys, in hex: allow one without
-	// a certificate, or refuse one with.
-	EKAllow []Hash `yaml:"ek_allow"`
-	EKDeny  []Hash `yaml:"ek_deny"`
-
-	// Entries are YAML files of registration entries (see Entry).
-	Entries []Path `yaml:"entries"`
-}
-
-// Authority makes this node the region's authority.
-type Authority struct {
-	// Keys is the folder of the authority's signing key. Required.
-	Keys Path `yaml:"keys"`
-
-	// Lease is how long nodes may go on without hearing from the authority.
-	// Default 24 hours.
-	Lease time.Duration `yaml:"lease"`
-
-	// Degraded is what a node does after that: renew-only, deny-new or deny-all.
-	// Default deny-new.
-	Degraded DegradedMode `yaml:"degraded"`
-
-	// Services says which workloads may answer for a service name.
-	Services []ServiceName `yaml:"services"`
+	// ExtAuthz answers Envoy's external authorization filters (ext_authz v3, gRPC), and
+	// AuthZEN the Authorization API 1.0 (/access/v1/evaluation and /evaluations, JSON over
+	// HTTP), from the policy in force. Default: none of them.
+	ExtAuthz *ExtAuthz `yaml:"ext_authz"`
+	AuthZEN  *AuthZEN  `yaml:"authzen"`
 }
 
 // ServiceName gives a name to workloads.
@@ -196,10 +200,17 @@ type WorkloadAPI struct {
 	Socket Path `yaml:"socket"`
 }
 
-// Control is the local API behind the bailiwick command.
+// Control is the local API behind the bailiwick command. Each call is put to policy
+// (kind admin); as shipped that lets root and the node's own user make every call,
+// and others those that data.admin.grants gives them.
 type Control struct {
-	// Socket is its unix socket, for its owner only. Default <state>/run/control.sock.
+	// Socket is its unix socket. Default <state>/run/control.sock.
 	Socket Path `yaml:"socket"`
+
+	// Group is a group whose members may connect to the socket, beside root and the
+	// node's user: a name or a number. Policy still decides what they may call. The
+	// folders above the socket must be open to it. Default: none.
+	Group string `yaml:"group"`
 }
 
 // Metrics is the Prometheus endpoint.
@@ -218,22 +229,33 @@ type Log struct {
 
 // Entry is one registration entry: who may have which SPIFFE ID. Entries live
 // in files of their own, as `entries:` lists.
+//
+// An entry whose ID is that of a node names a machine; any other is for workloads.
+// It is given to whoever holds its parent, which is exactly one of EK, Token, Node
+// and Parent.
 type Entry struct {
-	// ID is the SPIFFE ID the entry gives.
+	// ID is the SPIFFE ID the entry gives. Required.
 	ID spiffeid.ID `yaml:"id"`
 
-	// EK makes it a node entry: SHA-256 of the TPM's endorsement public key, hex.
+	// EK is a machine with a TPM: SHA-256 of the TPM's endorsement public key, hex.
 	EK Hash `yaml:"ek"`
 
-	// Token makes it a node entry for a machine without a TPM: the SHA-256 of
-	// its join token, hex.
+	// Token is a machine without one: the SHA-256 of its join token, hex. A token
+	// is good once, and for a day after the issuer first read it.
 	Token Hash `yaml:"token"`
 
-	// Node makes it a workload entry: the node the workload runs on.
+	// Node is the node a workload runs on.
 	Node spiffeid.ID `yaml:"node"`
 
+	// Parent is any other holder, as in SPIRE: the ID of an agent
+	// (/spire/agent/<type>/<name>; of x509pop and tpm_devid the name is the SHA-1 of
+	// the certificate in hex), an ID that another entry gives, or /spire/server for
+	// an alias: an ID of every agent that shows the selectors.
+	Parent spiffeid.ID `yaml:"parent"`
+
 	// Selectors must all hold for the calling process: unix:uid:1000,
-	// unix:path:/usr/bin/shop, unix:sha256:... (as in SPIRE).
+	// unix:path:/usr/bin/shop, unix:sha256:... (as in SPIRE). Required unless the
+	// ID is a node's, which has none.
 	Selectors []string `yaml:"selectors"`
 
 	// Class is the limits class of a node: node, gateway, probation or
@@ -242,4 +264,20 @@ type Entry struct {
 
 	// Lifetime overrides the issuer's, downwards.
 	Lifetime time.Duration `yaml:"lifetime"`
+
+	// JWTLifetime is how long its JWT-SVIDs are valid, at most an hour. Default five
+	// minutes.
+	JWTLifetime time.Duration `yaml:"jwt_lifetime"`
+
+	// FederatesWith are the other regions whose roots its workloads get.
+	FederatesWith []spiffeid.TrustDomain `yaml:"federates_with"`
+
+	// DNSNames go into its X.509-SVIDs.
+	DNSNames []string `yaml:"dns_names"`
+
+	// Hint tells workloads with several identities which one this is.
+	Hint string `yaml:"hint"`
+
+	// Expires is when the entry ends, as 2027-01-31T12:00:00Z. Default: never.
+	Expires time.Time `yaml:"expires"`
 }

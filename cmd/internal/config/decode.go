@@ -16,6 +16,8 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/policy/spelling"
 )
 
 // MaxSize is the largest file read, in bytes.
@@ -212,6 +214,10 @@ func wanted(t any, err error) string {
 	switch t.(type) {
 	case *spiffeid.ID:
 		return "want a SPIFFE ID, spiffe://<trust domain>/<path>: " + err.Error()
+	case *spiffeid.TrustDomain:
+		return "want a trust domain, like east.example.org: " + err.Error()
+	case *time.Time:
+		return "want a time like 2027-01-31T12:00:00Z"
 	case *netip.AddrPort:
 		return "want address:port, the address in numbers"
 	}
@@ -312,34 +318,8 @@ func fieldByKey(t reflect.Type, key string) int {
 
 // unknownKey names the likeliest key, so that a typing slip is mended at once.
 func unknownKey(key string, known []string) string {
-	best, least := "", 3
-	for _, k := range known {
-		if n := distance(key, k); n < least {
-			best, least = k, n
-		}
-	}
-	if best != "" {
-		return fmt.Sprintf("no such key; did you mean %q?", best)
+	if near := spelling.Nearest(key, known); near != "" {
+		return fmt.Sprintf("no such key; did you mean %q?", near)
 	}
 	return "no such key; known here: " + strings.Join(known, ", ")
-}
-
-// distance is the number of single-letter edits between two short words.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := 1
-			if a[i] == b[j] {
-				cost = 0
-			}
-			diagonal, row[j+1] = row[j+1], min(row[j+1]+1, row[j]+1, diagonal+cost)
-		}
-	}
-	return row[len(b)]
 }

@@ -16,27 +16,39 @@ import (
 // DevSuffix ends the trust domains in which dev features may be switched on.
 const DevSuffix = ".dev.example"
 
+// The TPM of a machine, and where its kernel shows the firmware's log.
+const (
+	DefaultDevice  = "/dev/tpmrm0"
+	DefaultBootLog = "/sys/kernel/security/tpm0/binary_bios_measurements"
+)
+
 // maxSocketPath is Linux's bound on a unix socket's path (sun_path), less the
 // final zero byte.
 const maxSocketPath = 107
 
 var label = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
-// Load reads, checks and completes one node's file. The error is a *Mistakes
-// with everything wrong in it, or wraps ErrUnreadable.
-func Load(path string) (Config, error) {
+// An Override is what the command line says instead of the file.
+type Override func(*Config)
+
+// Load reads, overrides, checks and completes one node's file. The error is a
+// *Mistakes with everything wrong in it, or wraps ErrUnreadable.
+func Load(path string, overrides ...Override) (Config, error) {
 	b, abs, err := read(path)
 	if err != nil {
 		return Config{}, err
 	}
-	return Parse(b, abs)
+	return Parse(b, abs, overrides...)
 }
 
 // Parse is Load for bytes; path names the file in mistakes and is where
 // relative paths begin.
-func Parse(b []byte, path string) (Config, error) {
+func Parse(b []byte, path string, overrides ...Override) (Config, error) {
 	var c Config
 	d := decode(b, filepath.Dir(path), &c)
+	for _, override := range overrides {
+		override(&c)
+	}
 	if d.readable {
 		c.check(d)
 	}
@@ -48,21 +60,30 @@ func Parse(b []byte, path string) (Config, error) {
 
 // LoadEntries reads one file of registration entries.
 func LoadEntries(path string, td spiffeid.TrustDomain) ([]Entry, error) {
+	entries, _, err := EntriesAt(path, td)
+	return entries, err
+}
+
+// EntriesAt is LoadEntries for those who still have something to say of an entry: it
+// also returns the line at which each begins.
+func EntriesAt(path string, td spiffeid.TrustDomain) (entries []Entry, lines []int, err error) {
 	b, abs, err := read(path)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	var file struct {
 		Entries []Entry `yaml:"entries"`
 	}
 	d := decode(b, filepath.Dir(abs), &file)
 	for i, e := range file.Entries {
-		e.check(d, fmt.Sprintf("entries[%d]", i), td)
+		field := fmt.Sprintf("entries[%d]", i)
+		e.check(d, field, td)
+		lines = append(lines, d.lines[field])
 	}
 	if len(d.found) > 0 {
-		return nil, d.mistakes(abs)
+		return nil, nil, d.mistakes(abs)
 	}
-	return file.Entries, nil
+	return file.Entries, lines, nil
 }
 
 func read(path string) (b []byte, abs string, err error) {
@@ -89,6 +110,7 @@ func (c *Config) check(d *decoder) {
 		d.miss("dev", "true", "false, or a trust domain that ends in "+DevSuffix)
 	}
 	c.checkTPM(d)
+	c.checkTrail(d)
 	c.Attest.Interval = orDefault(c.Attest.Interval, defaultInterval)
 	if len(c.Trust.GlobalKeys) == 0 {
 		d.required("trust.global_keys", "PEM files of the global authority's public keys")
@@ -117,12 +139,15 @@ func (c *Config) check(d *decoder) {
 	if c.Mesh.Advertise.IsValid() && c.Mesh.Advertise.Addr().IsUnspecified() {
 		d.miss("mesh.advertise", c.Mesh.Advertise.String(), "an address peers can reach, since mesh.listen takes any")
 	}
+	c.checkLinks(d)
 	if c.Policy.Global == "" {
 		d.required("policy.global", "the global authority's signed policy")
 	}
 	if c.Policy.Region == "" {
 		d.required("policy.region", "the region's signed policy")
 	}
+	c.checkDecisions(d)
+	c.checkNeighbours(d)
 	c.checkRoles(d)
 	c.checkServices(d)
 	run := filepath.Join(string(c.State), "run")
@@ -137,28 +162,37 @@ func (c *Config) check(d *decoder) {
 func (c *Config) checkTPM(d *decoder) {
 	c.TPM.Mode = orDefault(c.TPM.Mode, "auto")
 	c.TPM.NodeKey = orDefault(c.TPM.NodeKey, Resident)
-	c.TPM.Device = orDefault(c.TPM.Device, "/dev/tpmrm0")
-	c.TPM.BootLog = orDefault(c.TPM.BootLog, "/sys/kernel/security/tpm0/binary_bios_measurements")
+	c.TPM.Device = orDefault(c.TPM.Device, DefaultDevice)
+	c.TPM.BootLog = orDefault(c.TPM.BootLog, DefaultBootLog)
 	if !strings.HasPrefix(c.TPM.Device, "/") && !strings.HasPrefix(c.TPM.Device, "unix:") && !strings.HasPrefix(c.TPM.Device, "tcp:") {
 		d.miss("tpm.device", c.TPM.Device, "/dev/tpmrm0, unix:/path or tcp:host:port")
 	}
-	if c.TPM.Mode == "off" && c.Enrol.TokenFile == "" {
-		d.required("enrol.token_file", "a join token, since tpm.mode is off")
+	c.checkMethods(d)
+}
+
+// checkMethods checks what the node attests by.
+func (c *Config) checkMethods(d *decoder) {
+	e := c.Enrol
+	if c.TPM.Mode == "off" && !e.WithoutTPM() {
+		d.required("enrol.token_file", "a join token or enrol.x509pop, since tpm.mode is off")
+	}
+	if e.TokenFile != "" && e.X509PoP != nil {
+		d.miss("enrol.x509pop", "", "only one of token_file and x509pop: a node without a TPM attests by one of them")
+	}
+	if e.X509PoP != nil {
+		e.X509PoP.check(d, "enrol.x509pop")
+	}
+	if e.DevID != "" && c.TPM.Mode == "off" {
+		d.miss("enrol.devid", string(e.DevID), "no DevID: its key is in the TPM, and tpm.mode is off")
+	}
+	if e.DevID != "" && c.TPM.NodeKey == InMemory {
+		d.miss("tpm.node_key", string(InMemory), "resident with enrol.devid: a DevID vouches only for keys in its TPM")
 	}
 }
 
 func (c *Config) checkRoles(d *decoder) {
-	if i := c.Issuer; i != nil {
-		if !i.Listen.IsValid() {
-			d.required("issuer.listen", "address:port, for TCP")
-		}
-		if i.Keys == "" {
-			d.required("issuer.keys", "the folder of the signing keys")
-		}
-		i.Lifetime = orDefault(i.Lifetime, time.Hour)
-		if i.Lifetime < time.Minute || i.Lifetime > 7*24*time.Hour {
-			d.miss("issuer.lifetime", i.Lifetime.String(), "1m to 168h")
-		}
+	if c.Issuer != nil {
+		c.checkIssuer(d)
 	}
 	if a := c.Authority; a != nil {
 		if a.Keys == "" {
@@ -166,6 +200,11 @@ func (c *Config) checkRoles(d *decoder) {
 		}
 		a.Lease = orDefault(a.Lease, 24*time.Hour)
 		a.Degraded = orDefault(a.Degraded, "deny-new")
+		for i, id := range a.Issuers {
+			if _, err := identity.ParseNode(id); err != nil || id.TrustDomain() != c.Node.TrustDomain() || id == c.Node {
+				d.miss(fmt.Sprintf("authority.issuers[%d]", i), id.String(), "another node of this region")
+			}
+		}
 		for i, s := range a.Services {
 			field := fmt.Sprintf("authority.services[%d]", i)
 			d.label(field+".name", s.Name)
@@ -194,38 +233,7 @@ func (c *Config) checkServices(d *decoder) {
 		if !l.Listen.IsValid() || !l.Listen.Addr().IsLoopback() {
 			d.miss(field+".listen", l.Listen.String(), "a loopback address:port: only local processes can be attributed")
 		}
-		parts := strings.Split(l.Service, ".")
-		if len(parts) != 3 || parts[2] != "mesh" || !label.MatchString(parts[0]) || !label.MatchString(parts[1]) {
-			d.miss(field+".service", l.Service, "<service>.<region>.mesh")
-		}
-	}
-}
-
-func (e Entry) check(d *decoder, field string, td spiffeid.TrustDomain) {
-	if e.ID.IsZero() {
-		d.required(field+".id", "the SPIFFE ID this entry gives")
-	} else if e.ID.TrustDomain() != td {
-		d.miss(field+".id", e.ID.String(), "an ID of trust domain "+td.Name())
-	}
-	parents := 0
-	for _, set := range []bool{!e.EK.IsZero(), !e.Token.IsZero(), !e.Node.IsZero()} {
-		if set {
-			parents++
-		}
-	}
-	if parents != 1 {
-		d.miss(field, "", "exactly one of ek, token and node")
-	}
-	if !e.Node.IsZero() && len(e.Selectors) == 0 {
-		d.required(field+".selectors", "at least one selector, like unix:uid:1000")
-	}
-	for i, s := range e.Selectors {
-		if kind, value, ok := strings.Cut(s, ":"); !ok || kind == "" || value == "" {
-			d.miss(fmt.Sprintf("%s.selectors[%d]", field, i), s, "type:value, like unix:uid:1000")
-		}
-	}
-	if _, err := oneOf([]byte(orDefault(e.Class, "node")), "node", "gateway", "probation", "unattested"); err != nil {
-		d.miss(field+".class", e.Class, err.Error())
+		d.fullService(field+".service", l.Service)
 	}
 }
 
@@ -243,6 +251,13 @@ func (d *decoder) required(field, want string) {
 func (d *decoder) socket(field string, p Path) {
 	if len(p) > maxSocketPath {
 		d.miss(field, string(p), fmt.Sprintf("a path of at most %d bytes: Linux allows no longer for a socket", maxSocketPath))
+	}
+}
+
+func (d *decoder) fullService(field, s string) {
+	parts := strings.Split(s, ".")
+	if len(parts) != 3 || parts[2] != "mesh" || !label.MatchString(parts[0]) || !label.MatchString(parts[1]) {
+		d.miss(field, s, "<service>.<region>.mesh")
 	}
 }
 

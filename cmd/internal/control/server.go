@@ -1,8 +1,13 @@
 // Package control serves the local API: Connect, gRPC and JSON over HTTP on one
-// unix socket. The bailiwick command uses nothing else.
+// unix socket. The bailiwick command uses nothing else. Beside what operators ask
+// (bailiwick.control.v1) is the signed state for any program (bailiwick.state.v1,
+// with a Go client in gossip/client).
 //
-// Who may call is decided by the file system: the socket is mode 0600, so only
-// its owner and root can. It never listens on a network. With curl:
+// Who may call is decided twice. The file system lets only the socket's owner and
+// root connect (mode 0600), or also a group that the operator names (mode 0660).
+// Then every single call is put to the one who serves (Decide), with the caller's
+// user as the kernel says it. Nothing is answered that was not decided. It never
+// listens on a network. With curl:
 //
 //	curl --unix-socket run/control.sock -H 'Content-Type: application/json' \
 //	  -d '{}' http://bailiwick/bailiwick.control.v1.Control/Status
@@ -14,23 +19,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"net/http"
-	"os"
-	"path/filepath"
 	"time"
 
 	"connectrpc.com/connect"
 
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/local"
+	"github.com/bailiwick-mesh/bailiwick/gossip/client/statev1"
 )
 
-// MaxRequest is the largest request body, in bytes.
-const MaxRequest = 1 << 20
+// MaxRequest is the largest request body of an operator, in bytes: a file of trust
+// records, or all registration entries of a large region.
+const MaxRequest = 20 << 20
 
-// ErrSocketBusy means another process answers on the socket.
-var ErrSocketBusy = errors.New("the control socket is in use: is the node running already?")
+// maxStateRequest is that of programs that write state: many times the largest value.
+const maxStateRequest = 1 << 20
 
 // Server is a bound socket.
 type Server struct {
@@ -38,46 +43,25 @@ type Server struct {
 	http *http.Server
 }
 
-// Listen binds the socket at path, making its folder. Errors wrap ErrSocketBusy
-// or the file system's.
-func Listen(path string, handler controlv1.ControlHandler) (*Server, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		return nil, err
-	}
-	if err := clearStale(path); err != nil {
-		return nil, fmt.Errorf("control socket %s: %w", path, err)
-	}
-	lis, err := net.Listen("unix", path)
+// Listen binds the socket at path, making its folder. Group is a name or number, whose
+// members may connect too; empty: nobody but the owner and root. The folders above a
+// socket for a group are for the operator to open to it. Errors are those of
+// local.Unix.
+func Listen(path, group string, decide Decide, handler controlv1.ControlHandler, state statev1.StateHandler) (*Server, error) {
+	lis, err := local.Unix(path, group)
 	if err != nil {
-		return nil, fmt.Errorf("control socket %s: %w", path, err)
+		return nil, fmt.Errorf("control: %w", err)
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, lis.Close())
-	}
+	asked := connect.WithInterceptors(gatekeeper{decide})
 	mux := http.NewServeMux()
-	mux.Handle(controlv1.NewControlHandler(handler, connect.WithReadMaxBytes(MaxRequest)))
+	mux.Handle(controlv1.NewControlHandler(handler, connect.WithReadMaxBytes(MaxRequest), asked))
+	mux.Handle(statev1.NewStateHandler(state, connect.WithReadMaxBytes(maxStateRequest), asked))
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetUnencryptedHTTP2(true)
-	return &Server{lis: lis, http: &http.Server{Handler: mux, Protocols: protocols, ReadHeaderTimeout: 10 * time.Second}}, nil
-}
-
-// clearStale removes a socket nobody answers on.
-func clearStale(path string) error {
-	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	if info.Mode()&fs.ModeSocket == 0 {
-		return errors.New("the path exists and is no socket: move it away")
-	}
-	if c, err := net.DialTimeout("unix", path, time.Second); err == nil {
-		return errors.Join(ErrSocketBusy, c.Close())
-	}
-	return os.Remove(path)
+	return &Server{lis: lis, http: &http.Server{
+		Handler: mux, Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, ConnContext: local.WithCaller,
+	}}, nil
 }
 
 // Serve answers until Close. It returns nil after Close.

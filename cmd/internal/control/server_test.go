@@ -14,21 +14,26 @@ import (
 	"connectrpc.com/connect"
 
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/local"
+	"github.com/bailiwick-mesh/bailiwick/gossip/client/statev1"
 )
 
 // node answers one call.
 type node struct {
 	controlv1.UnimplementedControlHandler
+	statev1.UnimplementedStateHandler
 }
 
 func (node) Status(context.Context, *controlv1.StatusRequest) (*controlv1.StatusResponse, error) {
 	return &controlv1.StatusResponse{View: &controlv1.View{ViewOf: "spiffe://east.dev.example/node/n1"}}, nil
 }
 
+func all(ctx context.Context, _ Call) (context.Context, error) { return ctx, nil }
+
 func serve(t *testing.T) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "run", "control.sock")
-	s, err := Listen(path, node{})
+	s, err := Listen(path, "", all, node{}, node{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -103,7 +108,7 @@ func TestCurlGetsJSON(t *testing.T) {
 		{"not JSON", "Status", "{", http.StatusBadRequest, `"code":"invalid_argument"`},
 		{"unknown field", "Status", `{"nonsense":1}`, http.StatusOK, `"viewOf"`}, // as protobuf has it: a newer client may ask
 		{"unknown method", "Nonsense", "{}", http.StatusNotFound, ""},
-		{"too large", "PutState", `{"key":"` + strings.Repeat("k", MaxRequest) + `"}`, http.StatusTooManyRequests, `"code":"resource_exhausted"`},
+		{"too large", "Why", `{"id":"` + strings.Repeat("k", MaxRequest) + `"}`, http.StatusTooManyRequests, `"code":"resource_exhausted"`},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -126,7 +131,7 @@ func TestOnlyTheOwnerMayConnect(t *testing.T) {
 
 func TestSocketInUseIsLeftAlone(t *testing.T) {
 	path := serve(t)
-	if _, err := Listen(path, node{}); !errors.Is(err, ErrSocketBusy) || !strings.Contains(err.Error(), path) {
+	if _, err := Listen(path, "", all, node{}, node{}); !errors.Is(err, local.ErrSocketBusy) || !strings.Contains(err.Error(), path) {
 		t.Errorf("got %v, want ErrSocketBusy with the path", err)
 	}
 	if status, _ := post(t, path, "Status", "{}"); status != http.StatusOK {
@@ -144,7 +149,7 @@ func TestStaleSocketIsReplaced(t *testing.T) {
 	if err := lis.Close(); err != nil {
 		t.Fatal(err)
 	}
-	s, err := Listen(path, node{})
+	s, err := Listen(path, "", all, node{}, node{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +165,7 @@ func TestWhatIsNoSocketIsKept(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, path := range []string{file, folder} {
-		if _, err := Listen(path, node{}); err == nil || !strings.Contains(err.Error(), "move it away") {
+		if _, err := Listen(path, "", all, node{}, node{}); err == nil || !strings.Contains(err.Error(), "move it away") {
 			t.Errorf("%s: got %v", path, err)
 		}
 	}

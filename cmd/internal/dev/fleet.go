@@ -86,7 +86,8 @@ type Node struct {
 	Name           string         `json:"name"`
 	Region         string         `json:"region"`
 	ID             spiffeid.ID    `json:"id"`
-	First          bool           `json:"first"` // holds issuer, authority and gateway
+	First          bool           `json:"first"`  // holds issuer, authority and gateway
+	Second         bool           `json:"second"` // holds another issuer of the region
 	Dir            string         `json:"dir"`
 	Config         string         `json:"config"`
 	ControlSocket  string         `json:"control_socket"`
@@ -109,6 +110,17 @@ type Workload struct {
 
 // StateDir is where the node keeps its state.
 func (n Node) StateDir() string { return filepath.Join(n.Dir, "state") }
+
+func (n Node) issues() bool { return n.First || n.Second }
+
+// AdminSocket is where the node's issuer, if it has one, answers
+// the spire-server command.
+func (n Node) AdminSocket() string {
+	return n.beside("issuer.sock")
+}
+
+// beside is another socket of the node.
+func (n Node) beside(name string) string { return filepath.Join(filepath.Dir(n.ControlSocket), name) }
 
 // TPMDir is where the node's software TPM keeps its own.
 func (n Node) TPMDir() string { return filepath.Join(n.Dir, "tpm") }
@@ -139,6 +151,17 @@ func (f *Fleet) first(region string) Node {
 		}
 	}
 	return Node{}
+}
+
+// issuers returns the nodes of a region that sign SVIDs, the one with the authority
+// first.
+func (f *Fleet) issuers(region string) (out []Node) {
+	for _, other := range f.Nodes {
+		if other.Region == region && other.issues() {
+			out = append(out, other)
+		}
+	}
+	return out
 }
 
 // Find returns the fleet of dir or the nearest folder above it. Errors wrap
@@ -226,7 +249,7 @@ func layout(projectDir string) *Fleet {
 		for i := range r.nodes {
 			name := fmt.Sprintf("%s-n%d", r.label, i+1)
 			f.Nodes = append(f.Nodes, Node{
-				Name: name, Region: r.label, First: i == 0,
+				Name: name, Region: r.label, First: i == 0, Second: i == 1 && r.nodes > 2,
 				ID:             spiffeid.RequireFromSegments(td, "node", name),
 				Dir:            filepath.Join(dir, "nodes", name),
 				Config:         filepath.Join(dir, "nodes", name, "node.yaml"),
@@ -273,7 +296,7 @@ func (f *Fleet) addresses() error {
 		if err := pick("udp", &f.Nodes[i].Mesh); err != nil {
 			return err
 		}
-		if f.Nodes[i].First {
+		if f.Nodes[i].issues() {
 			if err := pick("tcp", &f.Nodes[i].Issuer); err != nil {
 				return err
 			}

@@ -25,11 +25,15 @@ const (
 	frameRecord    = 5
 )
 
+// offerBy is for how long a victim with a smaller ID may take to open a session.
+const offerBy = 3 * time.Second
+
 // liar is a hostile process that is connected under a stolen name.
 type liar struct {
 	*loot
 	node    Node
 	link    *link.Link
+	offered chan *link.Stream // sessions that victims open
 	conns   []*link.Conn
 	streams []*link.Stream
 	stories [][]byte // one record for each stream, all with one number
@@ -45,7 +49,8 @@ func (l *loot) approach(ctx context.Context, n Node, victims ...Node) (*liar, er
 	if err != nil {
 		return nil, err
 	}
-	who := &liar{loot: l, node: n, link: own}
+	who := &liar{loot: l, node: n, link: own, offered: make(chan *link.Stream)}
+	own.Handle(gossipProtocol, who.offer)
 	for _, v := range victims {
 		if err := who.meet(ctx, v); err != nil {
 			return nil, errors.Join(fmt.Errorf("%s: %w", v.Name, err), own.Close())
@@ -54,12 +59,37 @@ func (l *loot) approach(ctx context.Context, n Node, victims ...Node) (*liar, er
 	return who, nil
 }
 
+// offer takes a session that a victim opened, if one is waited for.
+func (l *liar) offer(ctx context.Context, _ spiffeid.ID, s *link.Stream) {
+	defer s.Reset()
+	select {
+	case l.offered <- s:
+		<-ctx.Done()
+	case <-ctx.Done():
+	}
+}
+
+// session opens a session with a victim, or takes the one that it opens: of two the
+// victim keeps that of the smaller ID.
+func (l *liar) session(ctx context.Context, conn *link.Conn) (*link.Stream, error) {
+	if conn.Peer().String() < l.node.ID.String() {
+		select {
+		case s := <-l.offered:
+			return s, nil
+		case <-time.After(offerBy):
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+	return conn.OpenStream(ctx, gossipProtocol)
+}
+
 func (l *liar) meet(ctx context.Context, victim Node) error {
 	conn, err := l.link.Dial(ctx, victim.Mesh, victim.ID)
 	if err != nil {
 		return err
 	}
-	s, err := conn.OpenStream(ctx, gossipProtocol)
+	s, err := l.session(ctx, conn)
 	if err != nil {
 		return err
 	}
@@ -114,6 +144,7 @@ func (l *liar) record(story string) ([]byte, error) {
 	header, err := statement.Marshal(feed.Header{
 		Kind: feed.Ops, Origin: l.node.ID.String(), Epoch: l.cert.Epoch, Seq: l.head.Seq + 1, Prev: l.head.ID,
 		HLC: max(feed.NewHLC(time.Now()), l.head.HLC+1), Root: feed.OpsRoot(ops), Count: uint16(len(ops)), Size: uint32(len(body)),
+		Base: l.head.Base,
 	})
 	if err != nil {
 		return nil, err

@@ -57,7 +57,11 @@ func Poison(ctx context.Context, f *Fleet, name string, step func(string)) ([]st
 		return nil, fmt.Errorf("take %s: %w", name, err)
 	}
 	first, last := region[0], region[len(region)-1]
-	step(fmt.Sprintf("meeting %s and %s under its name", first.Name, last.Name))
+	if first.Name == last.Name {
+		step(fmt.Sprintf("meeting %s twice under its name: it is the only one here that was never taken over", first.Name))
+	} else {
+		step(fmt.Sprintf("meeting %s and %s under its name", first.Name, last.Name))
+	}
 	who, err := stolen.approach(ctx, n, first, last)
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("as %s: %w", name, err), stolen.close())

@@ -95,7 +95,7 @@ func (s *Supervisor) start(ctx context.Context, progress func(string)) ([]*maker
 		return nil, err
 	}
 	progress("making TPMs and keys")
-	tpms, err := provision(ctx, s.fleet)
+	tpms, err := equip(ctx, s.fleet)
 	if err != nil {
 		return tpms, err
 	}

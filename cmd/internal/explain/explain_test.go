@@ -24,17 +24,25 @@ import (
 var areas = map[string]string{
 	"attest/store": "2", "attest/trail": "2", "attest/statement": "2",
 	"attest/tpm": "3", "attest/eventlog": "3", "attest/caller": "3", "attest/keyfile": "3",
-	"identity": "4", "mesh": "5", "gossip": "6", "policy": "7", "policy/quarantine": "8",
-	"cmd": "1", "cmd/internal/app": "1345678", "cmd/internal/dev": "9",
+	"attest/bounded": "1", "identity": "4", "mesh": "5", "gossip": "6", "policy": "7", "policy/quarantine": "8",
+	"cmd": "1", "cmd/internal/audit": "2", "cmd/internal/witnessing": "2", "cmd/internal/beside": "2", "cmd/internal/app": "1345678", "cmd/internal/machine": "3", "cmd/internal/enrolling": "4", "cmd/internal/issuing": "14", "cmd/internal/dev": "9",
 }
 
 // uncoded are the sentinels that have no code, each with the reason.
 var uncoded = map[string]string{
-	"identity/internal/root.ErrMissing":  "cannot be imported; always wrapped in epoch.ErrNoRoot or issuer.ErrNoCA",
-	"identity/internal/root.ErrDamaged":  "cannot be imported; its text names the file and the fix",
-	"identity/internal/root.ErrExposed":  "cannot be imported; its text names the file and the fix",
-	"identity/internal/root.ErrExists":   "cannot be imported; its text names the file and the fix",
-	"identity/internal/root.ErrOutlived": "cannot be imported; its text names the root and the fix",
+	"cmd/bailiwick-archive/archive.ErrUnlocked":    "in a module of its own; its text names the fix",
+	"cmd/bailiwick-archive/archive.ErrForeign":     "in a module of its own; its text names the fix",
+	"cmd/bailiwick-archive/archive.ErrAccess":      "in a module of its own; its text names the fix",
+	"cmd/bailiwick-archive/archive.ErrEndpoint":    "in a module of its own; its text names the fix",
+	"cmd/bailiwick-archive/archive.ErrNothing":     "in a module of its own; its text names the fix",
+	"cmd/bailiwick-archive/archive.ErrDiverges":    "in a module of its own; its text names the fix",
+	"cmd/bailiwick-archive/archive.ErrNotArchived": "in a module of its own; its text names the fix",
+	"identity/internal/root.ErrMissing":            "cannot be imported; always wrapped in epoch.ErrNoRoot or issuer.ErrNoCA",
+	"identity/internal/root.ErrDamaged":            "cannot be imported; its text names the file and the fix",
+	"identity/internal/root.ErrExposed":            "cannot be imported; its text names the file and the fix",
+	"identity/internal/root.ErrExists":             "cannot be imported; its text names the file and the fix",
+	"identity/internal/root.ErrDevice":             "cannot be imported; wrapped in issuer.ErrRootInTPM",
+	"identity/internal/root.ErrOutlived":           "cannot be imported; its text names the root and the fix",
 }
 
 func TestEverySentinelHasACode(t *testing.T) {

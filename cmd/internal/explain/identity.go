@@ -1,6 +1,7 @@
 package explain
 
 import (
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/issuing"
 	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/bailiwick-mesh/bailiwick/identity/endorse"
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
@@ -28,7 +29,7 @@ var identities = []Entry{
 		Code: "BW4003", Is: issuer.ErrEntry, Exit: Usage,
 		Title:   "A registration entry was refused",
 		Meaning: "The entry contradicts itself, another entry or the trust domain. The entries before stay in force.",
-		Fix:     "Correct the entry and field the message names in the files of issuer.entries and run bailiwick check config FILE.",
+		Fix:     "Correct the entry and field the message names in the files of issuer.entries, and send the node SIGHUP (systemctl reload bailiwick).",
 	},
 	{
 		Code: "BW4004", Is: issuer.ErrToken, Exit: Denied,
@@ -39,7 +40,7 @@ var identities = []Entry{
 	{
 		Code: "BW4005", Is: issuer.ErrAppraisal, Exit: Denied,
 		Title:   "Policy does not accept this machine",
-		Meaning: "The TPM's evidence is genuine and an attest rule of the policy refuses what it shows: firmware, secure boot, PCRs or maker.",
+		Meaning: "The evidence is genuine and an attest rule of the policy refuses what it shows, such as secure boot, PCRs or the TPM's maker, or refuses a machine that shows no quote.",
 		Fix:     "Ask the issuer's node with bailiwick why last for the rule and the facts it saw; change the machine or, if the rule is wrong, the policy.",
 	},
 	{
@@ -88,13 +89,13 @@ var identities = []Entry{
 		Code: "BW4056", Is: issuer.ErrAuthorityInUse,
 		Title:   "A signing authority is still needed",
 		Meaning: "Identities that are still valid were signed by it, and would be refused everywhere without it. It was kept.",
-		Fix:     "Taint it, so that its identities are renewed early, and retire it when those that the message names are gone.",
+		Fix:     "Taint it, so that its identities are renewed early, and retire it from the time that the message names, when the last of them has expired. Having been renewed is not enough: what it signed before stays valid until then.",
 	},
 	{
 		Code: "BW4057", Is: issuer.ErrUnpublished,
 		Title:   "The new signing root is not in the region's trust record",
 		Meaning: "Other nodes and regions would refuse what it signs, so it does not sign yet. The old one still does.",
-		Fix:     "Have the global authority sign a trust record that names the new root, distribute it, and activate the root then.",
+		Fix:     "Run bailiwick trust export FILE --draft here, have the global authority sign it (bailiwick trust sign), and bailiwick trust import it. Activate the root when the nodes have it too: bailiwick trust list.",
 	},
 	{
 		Code: "BW4011", Is: spire.ErrBanned, Exit: Denied,
@@ -154,7 +155,7 @@ var identities = []Entry{
 		Code: "BW4020", Is: epoch.ErrUntrusted,
 		Title:   "The epoch certificate is not signed by the region's record root",
 		Meaning: "Either the trust record here is out of date or the certificate is false. Records under it are not accepted; nobody is blamed for them.",
-		Fix:     "Put the region's newest trust record into trust.records and restart the node.",
+		Fix:     "Bring the region's newest trust record: bailiwick trust import FILE.",
 	},
 	{
 		Code: "BW4021", Is: epoch.ErrForeign, Exit: Denied,
@@ -178,7 +179,7 @@ var identities = []Entry{
 		Code: "BW4024", Is: endorse.ErrUntrusted,
 		Title:   "The AK endorsement is not signed by the region's authority",
 		Meaning: "Either the trust record here is out of date or the endorsement is false. Quotes under it prove nothing here.",
-		Fix:     "Put the region's newest trust record into trust.records and restart the node.",
+		Fix:     "Bring the region's newest trust record: bailiwick trust import FILE.",
 	},
 	{
 		Code: "BW4025", Is: endorse.ErrExpired,
@@ -196,13 +197,13 @@ var identities = []Entry{
 		Code: "BW4027", Is: trust.ErrUnsigned, Exit: Denied,
 		Title:   "The trust record is not signed by enough global keys",
 		Meaning: "Fewer of the configured global keys signed it than trust.threshold asks for. It was not used.",
-		Fix:     "Have it signed with more of the global keys, or correct trust.global_keys and trust.threshold.",
+		Fix:     "Have it signed with more of the global keys (bailiwick trust sign; a draft has no signature yet), or correct trust.global_keys and trust.threshold.",
 	},
 	{
 		Code: "BW4028", Is: trust.ErrExpired,
 		Title:   "The trust record is outside its validity",
 		Meaning: "The region's roots are not trusted by it any more, or not yet.",
-		Fix:     "Put a newer record of the region into trust.records and restart the node; check this machine's clock.",
+		Fix:     "Bring a newer record of the region: bailiwick trust import FILE, or trust.records before the node starts; check this machine's clock.",
 	},
 	{
 		Code: "BW4029", Is: trust.ErrConflict, Exit: Denied,
@@ -211,16 +212,16 @@ var identities = []Entry{
 		Fix:     "Find out who signed both, then publish a record with a higher version.",
 	},
 	{
-		Code: "BW4030", Is: trust.ErrOld,
+		Code: "BW4030", Is: trust.ErrOld, Exit: Denied,
 		Title:   "A newer trust record is known already",
 		Meaning: "An older version of a region's record was offered. Nothing was changed and nothing is wrong.",
-		Fix:     "Replace the old file in trust.records by the newest one so that the message goes away.",
+		Fix:     "Bring the region's newest record (bailiwick trust list tells which version is known), and replace the old file in trust.records by it.",
 	},
 	{
 		Code: "BW4031", Is: trust.ErrUnknown,
 		Title:   "No trust record for this trust domain",
 		Meaning: "Nothing here says which roots to believe for the trust domain, so nobody from it is believed.",
-		Fix:     "Add the region's signed trust record to trust.records if it should be trusted, and restart the node.",
+		Fix:     "If the region should be trusted, bring its signed record: bailiwick trust import FILE, or trust.records before the node starts.",
 	},
 	{
 		Code: "BW4032", Is: trust.ErrNoGlobal, Exit: Usage,
@@ -232,7 +233,7 @@ var identities = []Entry{
 		Code: "BW4033", Is: trust.ErrMalformed,
 		Title:   "Malformed trust record",
 		Meaning: "The bytes are no trust record, or a field is wrong. The file was not used.",
-		Fix:     "Get the file again from the global authority and check trust.records; a trust record is binary, not PEM.",
+		Fix:     "Get the file again from the global authority; a trust record is binary, not PEM. bailiwick trust list FILE reads it.",
 	},
 	{
 		Code: "BW4034", Is: identity.ErrNotNode, Exit: Usage,
@@ -256,13 +257,13 @@ var identities = []Entry{
 		Code: "BW4037", Is: identity.ErrForeign, Exit: Denied,
 		Title:   "There is no trust bundle for the peer's trust domain",
 		Meaning: "The peer belongs to a region this node has no record of. The connection was refused.",
-		Fix:     "Add that region's signed trust record to trust.records if it should be trusted, and restart the node.",
+		Fix:     "If that region should be trusted, bring its signed record: bailiwick trust import FILE.",
 	},
 	{
 		Code: "BW4038", Is: identity.ErrUntrusted, Exit: Denied,
 		Title:   "The peer's certificate does not chain to its region's roots",
 		Meaning: "The peer, or the trust record here, is out of date or false. The connection was refused.",
-		Fix:     "Put that region's newest trust record into trust.records; if it is the newest, have the peer enrol again.",
+		Fix:     "Bring that region's newest record: bailiwick trust import FILE; bailiwick trust list shows the version here. If it is the newest, have the peer enrol again.",
 	},
 	{
 		Code: "BW4039", Is: identity.ErrExpired, Exit: Denied,
@@ -293,5 +294,71 @@ var identities = []Entry{
 		Title:   "The upstream authority's certificate cannot be used",
 		Meaning: "It is for another trust domain or ends sooner than the one in use. The issuer goes on with what it has.",
 		Fix:     "Compare the upstream's trust domain with the region's, and see whether the upstream's own CA is about to end.",
+	},
+	{
+		Code: "BW4061", Is: issuer.ErrRootLost,
+		Title:   "The SVID root is lost with its TPM",
+		Meaning: "Its key is in another TPM, or was in this one before it was cleared or replaced; no copy exists. The issuer did not start. SVIDs that the root signed are valid until they expire.",
+		Fix:     "Activate the root prepared on another issuer of the region. Else move svid-root* and authorities.json out of issuer.keys, start once to make a new root, and have a trust record that names it signed and imported.",
+	},
+	{
+		Code: "BW4062", Is: issuer.ErrRootInTPM,
+		Title:   "The SVID root is in a TPM, and the issuer uses none",
+		Meaning: "issuer.keys holds a root whose key is in the TPM of this machine, and the configuration says disk. The issuer did not start.",
+		Fix:     "Set issuer.root to tpm, and tpm.mode to required.",
+	},
+	{
+		Code: "BW4063", Is: issuing.ErrRootMade,
+		Title:   "This issuer's new roots wait for the region's trust record",
+		Meaning: "issuer.keys held no root, and the issuer is one whose roots are made where they stay: in its TPM, or as the region's second. Nobody believes what they sign before the region's trust record names them.",
+		Fix:     "Sign the draft the message names with the global keys (bailiwick trust sign), import it at every node (bailiwick trust import), put it into trust.records of this one, and start it again.",
+	},
+	{
+		Code: "BW4065", Is: issuer.ErrNoEntry,
+		Title:   "There is no such registration entry",
+		Meaning: "The issuer has no entry of this ID. Nothing was changed.",
+		Fix:     "List the entries with bailiwick entry list; a prefix of an ID is enough where it is unique.",
+	},
+	{
+		Code: "BW4066", Is: issuer.ErrAuthorityAway, Exit: Unreachable,
+		Title:   "This issuer cannot reach the region's authority",
+		Meaning: "Epochs and AK endorsements come from the authority's node, over the mesh. Until it is back this issuer renews SVIDs, and nodes go on with the epochs they have, for as long as those certificates are valid (7 days). A node without any gets none.",
+		Fix:     "See with bailiwick status --peers on the issuer's node whether it has a link to the authority's node, and whether that runs.",
+	},
+	{
+		Code: "BW4071", Is: issuer.ErrEpochsLater, Exit: Unreachable,
+		Title:   "The authority gives this node new epochs later",
+		Meaning: "The node asked for new epochs too often of late; the message says when it gets more. It goes on with those it has, and its SVIDs are renewed. A node without any waits.",
+		Fix:     "See bailiwick explain BW7034.",
+	},
+	{
+		Code: "BW4072", Is: endorse.ErrOther,
+		Title:   "The endorsement is for another node or another trail key",
+		Meaning: "The authority endorsed a machine's keys, and the trail key shown with that endorsement is not among them, or the machine is another node. The trail is not taken for that node's.",
+		Fix:     "If the node's TPM was cleared or replaced, restart it with its issuer in reach, so that it is endorsed again. Otherwise somebody shows keys as its own that are not.",
+	},
+	{
+		Code: "BW4067", Is: issuing.ErrNotIssuer, Exit: Denied,
+		Title:   "A node asked the authority for what only issuers get",
+		Meaning: "It has an issuer section in its configuration, and the authority's node does not list it. It got no epochs.",
+		Fix:     "Add its SPIFFE ID to authority.issuers on the authority's node if it should be an issuer, and restart that one.",
+	},
+	{
+		Code: "BW4068", Is: issuing.ErrBannedElsewhere, Exit: Denied,
+		Title:   "Another issuer of the region banned this agent",
+		Meaning: "A ban holds at all issuers of the region, from ten seconds after it was made. Nothing was issued.",
+		Fix:     "Unban or evict the agent at the issuer that banned it: spire-server agent list -banned true shows it there.",
+	},
+	{
+		Code: "BW4069", Is: trust.ErrOwnKey, Exit: Denied,
+		Title:   "The trust record names this key itself",
+		Meaning: "A region cannot vouch for itself: the key to sign with is the policy or authority key that the record names. Nothing was signed.",
+		Fix:     "Sign with a global key: bailiwick trust sign DRAFT --key global.key.pem, where that key is kept.",
+	},
+	{
+		Code: "BW4070", Is: issuing.ErrKeysInUse,
+		Title:   "Another process issues with these keys",
+		Meaning: "Two issuers with one issuer.keys would overwrite each other's authorities. The node did not start.",
+		Fix:     "Stop the other process (fuser on the file lock in issuer.keys finds it), or give each issuer a folder of its own.",
 	},
 }

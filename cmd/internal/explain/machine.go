@@ -8,10 +8,10 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm/maker"
 )
 
-// machine is BW3: TPMs, boot logs and local processes. A software TPM's
+// machines is BW3: TPMs, boot logs and local processes. A software TPM's
 // trouble shows as a device error and a refusal may have the boot log as its
 // cause, so maker and eventlog come first.
-var machine = []Entry{
+var machines = []Entry{
 	{
 		Code: "BW3001", Is: maker.ErrNoSwtpm,
 		Title:   "No software TPM on this machine",
@@ -57,8 +57,8 @@ var machine = []Entry{
 	{
 		Code: "BW3008", Is: tpm.ErrOtherTPM,
 		Title:   "The key files do not belong to this TPM",
-		Meaning: "They were made by another TPM, or by this one before it was cleared. Nobody can use them any more; they were left where they are.",
-		Fix:     "Move the key files in <state>/keys away and start the node: it makes new keys and enrols again. If the EK changed too, give the issuer an entry for the new one.",
+		Meaning: "They were made by another TPM, or by this one before it was cleared. Nobody can use them any more; they were left where they are, as tpm.mode is required.",
+		Fix:     "Start the node once with bailiwick run --tpm=auto: it sets them aside, makes new keys and enrols again, and loses no state. If the EK changed too, give the issuer the entry that the node then names.",
 	},
 	{
 		Code: "BW3009", Is: tpm.ErrKeyFile,

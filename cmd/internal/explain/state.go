@@ -1,10 +1,12 @@
 package explain
 
 import (
+	"github.com/bailiwick-mesh/bailiwick/gossip/client"
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
 	"github.com/bailiwick-mesh/bailiwick/gossip/roster"
 	"github.com/bailiwick-mesh/bailiwick/gossip/summary"
+	"github.com/bailiwick-mesh/bailiwick/gossip/value"
 )
 
 // state is BW6: feeds, their replication, the roster and region summaries. A
@@ -55,8 +57,8 @@ var state = []Entry{
 	{
 		Code: "BW6008", Is: feed.ErrChain,
 		Title:   "A stored record does not continue its chain",
-		Meaning: "The store was changed from outside or by a fault of the disk. It was left as it is, and the node did not go on from it.",
-		Fix:     "Keep the file: mv <state>/state.db <state>/state.db.damaged. Check the disk, then start the node: peers give the state back, the authority a new epoch.",
+		Meaning: "The node's own records are meant: the store was changed from outside or by a fault of the disk. It was left as it is, and the node did not go on from it. Other nodes' records that do not chain are dropped and asked of peers.",
+		Fix:     "Keep what is there: move <state>/state.db, and <state>/state.db.journal if there is one, to a folder of their own. Check the disk, then start the node: peers give the state back, the authority a new epoch.",
 	},
 	{
 		Code: "BW6009", Is: feed.ErrUncheckable,
@@ -257,9 +259,93 @@ var state = []Entry{
 		Fix:     "Report it with the log: it is a mistake in the program, not in the configuration.",
 	},
 	{
+		Code: "BW6043", Is: feed.ErrSnapshot,
+		Title:   "A record does not fit the snapshots of its feed",
+		Meaning: "It is a part of a snapshot out of its place, or names another snapshot than the newest complete one. It was not accepted, and the feed waits at this point; what came before stays.",
+		Fix:     "Check the version of the node that wrote it; its next snapshot puts the feed right.",
+	},
+	{
+		Code: "BW6044", Is: feed.ErrPart,
+		Title:   "A record counts only with later ones",
+		Meaning: "The feed is being taken up at a snapshot of its owner, or up to the head that a checkpoint covers, and more records are on the way; until then it shows as debt.",
+		Fix:     "Nothing needs to be done. If the debt in bailiwick status stays, check the links to the node's peers.",
+	},
+	{
+		Code: "BW6045", Is: feed.ErrPruned,
+		Title:   "The record is older than the snapshot held",
+		Meaning: "A newer snapshot of its owner has replaced it. If it contradicted what was held, its kept header would have shown that.",
+		Fix:     "Nothing needs to be done; a peer that has been away sends such records.",
+	},
+	{
+		Code: "BW6050", Is: feed.ErrUncovered,
+		Title:   "A record under an expired epoch certificate is not covered",
+		Meaning: "No checkpoint that the region's authority made before the certificate ended shows it, so whoever stole the key could have written it since. It does not count and shows as debt; what came before stays.",
+		Fix:     "If its node lives, see that it reaches its issuer: a renewed certificate or a new epoch makes its state count. If not, nothing needs to be done.",
+	},
+	{
+		Code: "BW6051", Is: feed.ErrCover,
+		Title:   "A cover does not hold",
+		Meaning: "What should show how far an expired feed had come does not fit its checkpoint. It was ignored.",
+		Fix:     "Look at the node that wrote it; it should be the region's authority.",
+	},
+	{
+		Code: "BW6055", Is: replica.ErrStuck,
+		Title:   "A record of a peer makes the node hang",
+		Meaning: "What uses signed state here (a schema, policy, the check of evidence) did not come to an end within 15 seconds, and the node has stopped. It is on disk which record was in use; if the same one does it again it is parked, and the node lives.",
+		Fix:     "Let the service manager start the node again. Report the record that the log names: it found a mistake in this program or in the policy.",
+	},
+	{
+		Code: "BW6056", Is: replica.ErrParked,
+		Title:   "A record is parked",
+		Meaning: "It was in use at two crashes of this node, or three other records of its origin were. It is kept and passed on, and this node does not apply it; status lists it, and the trail has each crash as state.refuse.",
+		Fix:     "Run a newer version, which tries it again by itself, or bailiwick quarantine release with the twelve digits of the record's ID that status shows. Look at the node that wrote it.",
+	},
+	{
 		Code: "BW6042", Is: replica.ErrStopped,
 		Title:   "The replica has stopped",
 		Meaning: "It ended with the error in the message, most likely the store's, and takes no reads or writes. What was committed is safe.",
 		Fix:     "Remove the cause the message names, then restart the node.",
+	},
+	{
+		Code: "BW6046", Is: client.ErrUnreachable, Exit: Unreachable,
+		Title:   "A program cannot reach the sidecar",
+		Meaning: "Nothing answers on the control socket, or what answers is not ready or no sidecar. Nothing is known of a write that was under way.",
+		Fix:     "Check that the node runs, that the program uses its control.socket, and that it runs as the node's user. It may simply try again.",
+	},
+	{
+		Code: "BW6047", Is: client.ErrNotFound,
+		Title:   "No such key",
+		Meaning: "The node holds no key of that name. It may exist elsewhere: the answer's debt says how much the node knows to be missing.",
+		Fix:     "List the keys with bailiwick get PREFIX.",
+	},
+	{
+		Code: "BW6048", Is: client.ErrRefused, Exit: Denied,
+		Title:   "A program's write was refused",
+		Meaning: "The key is not below the node's own path, its kind is the sidecar's own to write, or a quota is spent. Nothing was written.",
+		Fix:     "Write keys of the node's own path whose kind begins with x-. Over quota, delete something first.",
+	},
+	{
+		Code: "BW6049", Is: client.ErrRequest, Exit: Usage,
+		Title:   "A program's request is wrong",
+		Meaning: "The key, prefix, scope or value is not what it must be. Nothing was done.",
+		Fix:     "Change what the message names. Keys are /<owner path>/<kind>/<name>.",
+	},
+	{
+		Code: "BW6052", Is: value.ErrPart, Exit: Usage,
+		Title:   "Not a part of a shared value",
+		Meaning: "The value is none of register, counter, set and map as parts are written, or would become too large: 15 KiB, 1024 entries, elements of 256 bytes, numbers below 2^53. A local write was not made; a peer's part is left out, and said to be.",
+		Fix:     "Write with bailiwick put --inc, --add, --remove, --set or --unset. Spread what is too large over several names.",
+	},
+	{
+		Code: "BW6053", Is: value.ErrType, Exit: Usage,
+		Title:   "The name has another type",
+		Meaning: "All owners of a shared name give it one type. This one has another than was asked for, or its parts have several.",
+		Fix:     "Name the type with --type, use another name, or delete the parts of the wrong type at their owners.",
+	},
+	{
+		Code: "BW6054", Is: value.ErrNoElement,
+		Title:   "No such element",
+		Meaning: "The set does not have the element, or the map the field, that should go. Nothing was written.",
+		Fix:     "Look with bailiwick get NAME at what this node sees; it may be gone already, or not have come yet.",
 	},
 }

@@ -4,6 +4,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/attest/trail"
+	"github.com/bailiwick-mesh/bailiwick/attest/trail/custody"
 )
 
 // storage is BW2 without the signed envelope: the node's one file and its trail.
@@ -18,13 +19,13 @@ var storage = []Entry{
 		Code: "BW2002", Is: store.ErrCorrupt,
 		Title:   "The store is damaged or truncated",
 		Meaning: "The state file is no store, or part of it is missing. It was left as it is. Signed state comes back from peers; what only this node had may be lost, and its feed needs a new epoch.",
-		Fix:     "Keep the file: mv <state>/state.db <state>/state.db.damaged. Check the disk, then start the node again; do not put an older copy in its place.",
+		Fix:     "Keep what is there: move <state>/state.db, and <state>/state.db.journal if there is one, to a folder of their own. Check the disk, then start the node again; do not put an older copy in their place.",
 	},
 	{
 		Code: "BW2003", Is: store.ErrFull,
 		Title:   "No space left for the store",
-		Meaning: "The disk or a quota is full. The commit was not applied at all, nothing stored was lost, and what cannot be recorded is not admitted.",
-		Fix:     "Free space on the file system of the state folder (df -h, df -i), then restart the node.",
+		Meaning: "The disk or a quota is full. What was not acknowledged is not applied, nothing stored was lost, and what cannot be recorded is not admitted.",
+		Fix:     "Free space on the file system of the state folder (df -h, df -i): the node goes on by itself, and its trail tells what it counted meanwhile. Only where it says BW2005 afterwards, restart it.",
 	},
 	{
 		Code: "BW2004", Is: store.ErrReadOnly,
@@ -35,8 +36,14 @@ var storage = []Entry{
 	{
 		Code: "BW2005", Is: store.ErrBroken,
 		Title:   "The store stopped after a failed commit",
-		Meaning: "An earlier commit failed, so the node does not know what reached the disk and writes nothing more. Everything committed before is safe.",
+		Meaning: "An earlier commit or checkpoint failed, so the node does not know what reached the disk and writes nothing more. Everything committed before is safe.",
 		Fix:     "Find the first store error in the log and remove its cause, then restart the node.",
+	},
+	{
+		Code: "BW2025", Is: store.ErrJournal,
+		Title:   "The journal does not continue the database",
+		Meaning: "state.db.journal holds changes that were acknowledged and cannot be applied: it is damaged before its end, or belongs to another database or another copy of this one, as when one of the two files was put back without the other. Neither was changed.",
+		Fix:     "If the pair that belongs together exists, put both files back. Else check the disk and mv <state>/state.db.journal <state>/journal.aside: the node starts with the state of its last checkpoint, sees that its disk is behind, and goes on as after a restored disk.",
 	},
 	{
 		Code: "BW2006", Is: trail.ErrDamaged,
@@ -133,6 +140,42 @@ var storage = []Entry{
 		Title:   "Not a trail key",
 		Meaning: "Trails are signed by ECDSA P-256 keys; the key given is another kind, or is not spelled the way the node prints it.",
 		Fix:     "Copy the verifier key again, whole, as the node shows it.",
+	},
+	{
+		Code: "BW2026", Is: trail.ErrBacklog,
+		Title:   "Too many leaves wait for the trail",
+		Meaning: "The trail takes no leaves, because its disk is full or its key does not sign, and the outbox has reached its bound. What must be recorded does not happen until it drains; refusals and containment go on, and a gap leaf will say how many they were.",
+		Fix:     "See what is wrong: bailiwick trail tail, the metric bailiwick_trail_outbox_depth and the log name it. Free space in <state>/trail, or run bailiwick check tpm; the trail then catches up by itself.",
+	},
+	{
+		Code: "BW2048", Is: trail.ErrPruned,
+		Title:   "The leaf was removed by age",
+		Meaning: "trail.retention was set on that node, and the trail says itself up to where it removed leaves. The hashes are there: whoever has the leaf can still prove it.",
+		Fix:     "Look for the leaf on a custodian (<state>/custody/NODE/trail), which keeps what it had, or in what was exported before.",
+	},
+	{
+		Code: "BW2032", Is: custody.ErrNotCustodian, Exit: Denied,
+		Title:   "The asker is no custodian of this trail",
+		Meaning: "A peer asked for a trail that it neither owns nor keeps a copy of, or from another region. It got no answer: copies never leave the region.",
+		Fix:     "Give all nodes of the region the same trail.custody.copies. If they have it, look at why that peer asks.",
+	},
+	{
+		Code: "BW2033", Is: custody.ErrFull,
+		Title:   "The copies of other nodes' trails take all the room they may",
+		Meaning: "trail.custody.max_bytes is reached, so nothing more is taken in: leaves at the bound, decisions at three quarters of it. What is held stays and verifies.",
+		Fix:     "Raise trail.custody.max_bytes where the disk has room; du -s <state>/custody/* names the largest copies.",
+	},
+	{
+		Code: "BW2034", Is: custody.ErrQuestion, Exit: Denied,
+		Title:   "Not a question for a trail",
+		Meaning: "A peer asked for a trail in a form that this version does not know. It was not answered.",
+		Fix:     "Run the same version on both nodes.",
+	},
+	{
+		Code: "BW2035", Is: custody.ErrAnswer,
+		Title:   "Not an answer about a trail",
+		Meaning: "A peer answered what was not asked, or with bytes that the trail's own leaf or head does not match. They were dropped, and another peer is asked.",
+		Fix:     "Run the same version on both nodes. If they do, verify that peer's copy: bailiwick trail verify <state>/custody/NODE/trail --id SPIFFE-ID.",
 	},
 }
 

@@ -6,6 +6,8 @@
 //
 //	{"as_of": RFC 3339, "view_of": SPIFFE ID, "nodes" or "items": [...]}
 //
+// A list without anything in it is [], and there all the same.
+//
 // Field names are snake_case and only ever added. Colour is used on a terminal
 // only, honours NO_COLOR, and never says anything the words do not.
 package output
@@ -49,12 +51,12 @@ func (f *Format) String() string { return string(*f) }
 // Type names the value in help texts.
 func (f *Format) Type() string { return "table|json|yaml" }
 
-// Document is one answer.
+// Document is one answer. Of Nodes and Items, the one that is nil is left out.
 type Document struct {
 	AsOf   time.Time         `json:"as_of"`
 	ViewOf string            `json:"view_of"`
-	Nodes  []json.RawMessage `json:"nodes,omitempty"`
-	Items  []json.RawMessage `json:"items,omitempty"`
+	Nodes  []json.RawMessage `json:"nodes,omitzero"`
+	Items  []json.RawMessage `json:"items,omitzero"`
 }
 
 // Write prints the document, or calls table where people read.
@@ -116,4 +118,24 @@ func Span(d time.Duration) string {
 		return fmt.Sprintf("%dh%dm", int(d.Hours()), int(d.Minutes())%60)
 	}
 	return fmt.Sprintf("%dd", int(d.Hours()/24))
+}
+
+// Line prints one of many documents that have no end: a line of JSON, a YAML
+// document, or what people read.
+func Line(w io.Writer, f Format, v any, table func(io.Writer)) error {
+	switch f {
+	case JSON:
+		return json.NewEncoder(w).Encode(v)
+	case YAML:
+		b, err := json.Marshal(v)
+		if err == nil {
+			b, err = yaml.JSONToYAML(b)
+		}
+		if err == nil {
+			_, err = fmt.Fprintf(w, "---\n%s", b)
+		}
+		return err
+	}
+	table(w)
+	return nil
 }

@@ -11,6 +11,14 @@
 // A root signs what it is given ([Root.Sign]); what may be signed is decided by
 // its owners, identity/issuer (SVIDs) and identity/epoch (records). The key
 // never leaves this package.
+//
+// # In a device
+//
+// The key may be in a device that does not give it away, a TPM ([Device]). The file
+// then begins with a DEVICE KEY block, what the device needs to load it again and of
+// no use anywhere else. Devices are slow, so such a root signs nothing but an
+// intermediate of a day, whose key is in memory and in no file, and that signs the
+// rest. [Root.Tend] replaces it at half of its life.
 package root
 
 import (
@@ -28,8 +36,9 @@ import (
 	"math/big"
 	"net/url"
 	"os"
-	"path/filepath"
 	"time"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/durable"
 )
 
 var (
@@ -42,6 +51,8 @@ var (
 	ErrExposed = errors.New("signing root can be read by others: chmod 600 it, and replace it if anyone did")
 	// ErrExists means Save would replace a root.
 	ErrExists = errors.New("a signing root is there already: move it away first if it should be replaced")
+	// ErrDevice means the root's key is in a device, and none is at hand.
+	ErrDevice = errors.New("signing root is in a TPM, and this node uses none: check issuer.root and tpm.mode")
 	// ErrOutlived means the root is not valid at the time of signing.
 	ErrOutlived = errors.New("signing root is outside its validity: rotate it")
 )
@@ -51,9 +62,11 @@ const maxFile = 64 << 10
 // Root is a key that signs certificates, and its own certificate. It can be
 // used concurrently. The zero value signs nothing.
 type Root struct {
-	cert  *x509.Certificate
-	above []*x509.Certificate // between cert and the trust anchor, which is not in it
-	key   *ecdsa.PrivateKey
+	cert    *x509.Certificate
+	above   []*x509.Certificate // between cert and the trust anchor, which is not in it
+	key     crypto.Signer       // *ecdsa.PrivateKey unless in a device
+	wrapped []byte              // for the device it is in; nil: in none
+	lower   lower
 }
 
 // New makes a root that is valid from 10 seconds before now for life. The random serial number in the subject gives
@@ -63,6 +76,10 @@ func New(name string, uri *url.URL, now time.Time, life time.Duration) (*Root, e
 	if err != nil {
 		return nil, err
 	}
+	return selfSigned(name, uri, now, life, key)
+}
+
+func selfSigned(name string, uri *url.URL, now time.Time, life time.Duration, key crypto.Signer) (*Root, error) {
 	number, err := serial()
 	if err != nil {
 		return nil, err
@@ -77,7 +94,7 @@ func New(name string, uri *url.URL, now time.Time, life time.Duration) (*Root, e
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		URIs:                  []*url.URL{uri},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, &key.PublicKey, key)
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
 	if err != nil {
 		return nil, err
 	}
@@ -133,34 +150,44 @@ func (r *Root) Nested() bool { return !bytes.Equal(r.cert.RawIssuer, r.cert.RawS
 
 // Sign gives tmpl a random 127-bit serial number, cuts its validity to that of
 // the root, and signs it for pub. It returns DER, or ErrOutlived when nothing
-// of the validity is left.
+// of the validity is left. Of a root in a device its intermediate signs, and cuts;
+// the error may then be the device's.
 func (r *Root) Sign(tmpl *x509.Certificate, pub crypto.PublicKey) ([]byte, error) {
+	if r.wrapped == nil {
+		return r.sign(tmpl, pub)
+	}
+	by, err := r.intermediate(tmpl.NotBefore)
+	if err != nil {
+		return nil, err
+	}
+	return by.sign(tmpl, pub)
+}
+
+func (r *Root) sign(tmpl *x509.Certificate, pub crypto.PublicKey) ([]byte, error) {
 	number, err := serial()
 	if err != nil {
 		return nil, err
 	}
 	t := *tmpl
 	t.SerialNumber = number
-	if t.NotBefore.Before(r.cert.NotBefore) {
-		t.NotBefore = r.cert.NotBefore
-	}
-	if end := r.NotAfter(); t.NotAfter.After(end) {
-		t.NotAfter = end
-	}
-	if !t.NotBefore.Before(t.NotAfter) {
-		return nil, fmt.Errorf("%w: valid %s to %s", ErrOutlived, r.cert.NotBefore.Format(time.RFC3339), r.NotAfter().Format(time.RFC3339))
+	if t.NotBefore, t.NotAfter, err = r.within(t.NotBefore, t.NotAfter); err != nil {
+		return nil, err
 	}
 	return x509.CreateCertificate(rand.Reader, &t, r.cert, pub, r.key)
 }
 
 // Save writes the root to a new file at path, durably.
 func (r *Root) Save(path string) error {
-	key, err := x509.MarshalPKCS8PrivateKey(r.key)
-	if err != nil {
-		return err
+	first := &pem.Block{Type: deviceBlock, Bytes: r.wrapped}
+	if r.wrapped == nil {
+		key, err := x509.MarshalPKCS8PrivateKey(r.key)
+		if err != nil {
+			return err
+		}
+		first = &pem.Block{Type: keyBlock, Bytes: key}
 	}
 	var b bytes.Buffer
-	pem.Encode(&b, &pem.Block{Type: "PRIVATE KEY", Bytes: key}) // writes to memory: cannot fail
+	pem.Encode(&b, first) // writes to memory: cannot fail
 	for _, c := range append([]*x509.Certificate{r.cert}, r.above...) {
 		pem.Encode(&b, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})
 	}
@@ -173,35 +200,34 @@ func WriteNew(path string, secret []byte) error {
 	if _, err := os.Lstat(path); err == nil {
 		return fmt.Errorf("%w: %s", ErrExists, path)
 	}
-	return write(path, secret, os.Link) // unlike a rename, never replaces
+	return saved(durable.Create(path, secret, 0o600)) // never replaces what another process made meanwhile
 }
 
 // Replace writes a file of mode 0600 in place of the one at path, durably.
-func Replace(path string, b []byte) error { return write(path, b, os.Rename) }
+func Replace(path string, b []byte) error { return saved(durable.Replace(path, b, 0o600)) }
 
-func write(path string, b []byte, place func(from, to string) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".root-*") // mode 0600
+func saved(err error) error {
 	if err != nil {
 		return fmt.Errorf("save signing root: %w", err)
 	}
-	defer os.Remove(f.Name()) // the file is at path by then, or is wanted nowhere
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("save signing root: %w", err)
-	}
-	if err := place(f.Name(), path); err != nil {
-		return fmt.Errorf("save signing root: %w", err)
-	}
-	return syncDir(filepath.Dir(path))
+	return nil
 }
 
-// Load reads a root, or returns ErrMissing, ErrExposed or ErrDamaged.
-func Load(path string) (*Root, error) {
+// Load reads a root, or returns ErrMissing, ErrExposed, ErrDamaged or, for one in a
+// device, ErrDevice.
+func Load(path string) (*Root, error) { return Open(path, nil) }
+
+// Open is Load that may find the key in d. The error may be d's as well. Nil d: no
+// device.
+func Open(path string, d Device) (*Root, error) {
 	b, err := Read(path)
 	if err != nil {
 		return nil, err
 	}
-	r, err := parse(b)
+	r, err := parse(b, d)
+	if errors.Is(err, errInDevice) {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("%w: %s: %w", ErrDamaged, path, err)
 	}
@@ -230,9 +256,9 @@ func Read(path string) ([]byte, error) {
 	return b, nil
 }
 
-func parse(b []byte) (*Root, error) {
-	keyBlock, rest := pem.Decode(b)
-	if keyBlock == nil || keyBlock.Type != "PRIVATE KEY" {
+func parse(b []byte, d Device) (*Root, error) {
+	first, rest := pem.Decode(b)
+	if first == nil || first.Type != keyBlock && first.Type != deviceBlock {
 		return nil, errLayout
 	}
 	var certs []*x509.Certificate
@@ -250,18 +276,42 @@ func parse(b []byte) (*Root, error) {
 	if len(certs) == 0 {
 		return nil, errLayout
 	}
-	key, err := x509.ParsePKCS8PrivateKey(keyBlock.Bytes)
+	r := &Root{cert: certs[0], above: certs[1:]}
+	var err error
+	if first.Type == deviceBlock {
+		r.wrapped = first.Bytes
+		r.key, err = openIn(d, r.wrapped)
+	} else {
+		r.key, err = parseKey(first.Bytes)
+	}
 	if err != nil {
 		return nil, err
 	}
-	ec, ok := key.(*ecdsa.PrivateKey)
-	if !ok || ec.Curve != elliptic.P256() || !ec.PublicKey.Equal(certs[0].PublicKey) {
+	if pub, ok := r.key.Public().(*ecdsa.PublicKey); !ok || pub.Curve != elliptic.P256() || !pub.Equal(certs[0].PublicKey) {
 		return nil, errors.New("the key is not the P-256 key of the certificate")
 	}
-	return &Root{cert: certs[0], above: certs[1:], key: ec}, nil
+	return r, nil
 }
 
-var errLayout = errors.New("want one PRIVATE KEY block, then CERTIFICATE blocks")
+func parseKey(der []byte) (crypto.Signer, error) {
+	key, err := x509.ParsePKCS8PrivateKey(der)
+	if err != nil {
+		return nil, err
+	}
+	signer, ok := key.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("a %T does not sign", key)
+	}
+	return signer, nil
+}
+
+// The first block of a file.
+const (
+	keyBlock    = "PRIVATE KEY"
+	deviceBlock = "DEVICE KEY"
+)
+
+var errLayout = errors.New("want one PRIVATE KEY or DEVICE KEY block, then CERTIFICATE blocks")
 
 func serial() (*big.Int, error) {
 	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 127))
@@ -269,12 +319,4 @@ func serial() (*big.Int, error) {
 		return nil, err
 	}
 	return n.Add(n, big.NewInt(1)), nil // RFC 5280 §4.1.2.2: positive
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -1,6 +1,7 @@
 package root
 
 import (
+	"crypto/ecdsa"
 	"errors"
 	"net/url"
 	"os"
@@ -32,10 +33,10 @@ func TestSaveLoad(t *testing.T) {
 		t.Fatalf("got %v, want ErrExists", err)
 	}
 	back, err := Load(path)
-	if err != nil || !back.cert.Equal(r.cert) || !back.key.Equal(r.key) {
+	if err != nil || !back.cert.Equal(r.cert) || !back.key.(*ecdsa.PrivateKey).Equal(r.key) {
 		t.Fatal(back, err)
 	}
-	if left, _ := filepath.Glob(filepath.Join(filepath.Dir(path), ".root-*")); len(left) != 0 {
+	if left, _ := filepath.Glob(path + ".*"); len(left) != 0 {
 		t.Errorf("left behind: %v", left)
 	}
 	if err := os.Chmod(path, 0o640); err != nil {

@@ -24,6 +24,87 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
+type TrustRecordsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustRecordsRequest) Reset() {
+	*x = TrustRecordsRequest{}
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[0]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustRecordsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustRecordsRequest) ProtoMessage() {}
+
+func (x *TrustRecordsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[0]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustRecordsRequest.ProtoReflect.Descriptor instead.
+func (*TrustRecordsRequest) Descriptor() ([]byte, []int) {
+	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{0}
+}
+
+type TrustRecordsResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Newest versions, as they were signed.
+	TrustRecords  [][]byte `protobuf:"bytes,1,rep,name=trust_records,json=trustRecords,proto3" json:"trust_records,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustRecordsResponse) Reset() {
+	*x = TrustRecordsResponse{}
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[1]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustRecordsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustRecordsResponse) ProtoMessage() {}
+
+func (x *TrustRecordsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[1]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustRecordsResponse.ProtoReflect.Descriptor instead.
+func (*TrustRecordsResponse) Descriptor() ([]byte, []int) {
+	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{1}
+}
+
+func (x *TrustRecordsResponse) GetTrustRecords() [][]byte {
+	if x != nil {
+		return x.TrustRecords
+	}
+	return nil
+}
+
 type CertifyDevIDRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// TPMT_PUBLIC of the key.
@@ -39,7 +120,7 @@ type CertifyDevIDRequest struct {
 
 func (x *CertifyDevIDRequest) Reset() {
 	*x = CertifyDevIDRequest{}
-	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[0]
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[2]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -51,7 +132,7 @@ func (x *CertifyDevIDRequest) String() string {
 func (*CertifyDevIDRequest) ProtoMessage() {}
 
 func (x *CertifyDevIDRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[0]
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[2]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -64,7 +145,7 @@ func (x *CertifyDevIDRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyDevIDRequest.ProtoReflect.Descriptor instead.
 func (*CertifyDevIDRequest) Descriptor() ([]byte, []int) {
-	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{0}
+	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{2}
 }
 
 func (x *CertifyDevIDRequest) GetPublic() []byte {
@@ -100,7 +181,7 @@ type CertifyDevIDResponse struct {
 
 func (x *CertifyDevIDResponse) Reset() {
 	*x = CertifyDevIDResponse{}
-	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[1]
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -112,7 +193,7 @@ func (x *CertifyDevIDResponse) String() string {
 func (*CertifyDevIDResponse) ProtoMessage() {}
 
 func (x *CertifyDevIDResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[1]
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -125,7 +206,7 @@ func (x *CertifyDevIDResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CertifyDevIDResponse.ProtoReflect.Descriptor instead.
 func (*CertifyDevIDResponse) Descriptor() ([]byte, []int) {
-	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{1}
+	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *CertifyDevIDResponse) GetChain() [][]byte {
@@ -150,14 +231,17 @@ type EnrolRequest struct {
 	// The epoch the node's feed is in, 0 for none.
 	Epoch uint64 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// RecordID (32 bytes) of the last record before the current epoch, or empty.
-	PrevHead      []byte `protobuf:"bytes,3,opt,name=prev_head,json=prevHead,proto3" json:"prev_head,omitempty"`
+	PrevHead []byte `protobuf:"bytes,3,opt,name=prev_head,json=prevHead,proto3" json:"prev_head,omitempty"`
+	// The epoch counter of the node's TPM, 0 without one. It need not be proven: it
+	// only pushes the node's own numbers up.
+	Counter       uint64 `protobuf:"varint,4,opt,name=counter,proto3" json:"counter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EnrolRequest) Reset() {
 	*x = EnrolRequest{}
-	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[2]
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -169,7 +253,7 @@ func (x *EnrolRequest) String() string {
 func (*EnrolRequest) ProtoMessage() {}
 
 func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[2]
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -182,7 +266,7 @@ func (x *EnrolRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolRequest.ProtoReflect.Descriptor instead.
 func (*EnrolRequest) Descriptor() ([]byte, []int) {
-	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{2}
+	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *EnrolRequest) GetFeedKey() []byte {
@@ -206,6 +290,13 @@ func (x *EnrolRequest) GetPrevHead() []byte {
 	return nil
 }
 
+func (x *EnrolRequest) GetCounter() uint64 {
+	if x != nil {
+		return x.Counter
+	}
+	return 0
+}
+
 type EnrolResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// The node's own SPIFFE ID, as its enrolment entry says.
@@ -217,14 +308,18 @@ type EnrolResponse struct {
 	// Statement "ak-endorsement/1"; empty for a node without a TPM.
 	AkEndorsement []byte `protobuf:"bytes,4,opt,name=ak_endorsement,json=akEndorsement,proto3" json:"ak_endorsement,omitempty"`
 	// Trust records of the regions the issuer knows, newest versions.
-	TrustRecords  [][]byte `protobuf:"bytes,5,rep,name=trust_records,json=trustRecords,proto3" json:"trust_records,omitempty"`
+	TrustRecords [][]byte `protobuf:"bytes,5,rep,name=trust_records,json=trustRecords,proto3" json:"trust_records,omitempty"`
+	// Of each level of policy that holds on the node, the signed record that all
+	// enforce as far as the issuer knows, at most 3: each proves itself, and the
+	// node takes none that is older, whoever offers it.
+	PolicyHeads   [][]byte `protobuf:"bytes,6,rep,name=policy_heads,json=policyHeads,proto3" json:"policy_heads,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *EnrolResponse) Reset() {
 	*x = EnrolResponse{}
-	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[3]
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -236,7 +331,7 @@ func (x *EnrolResponse) String() string {
 func (*EnrolResponse) ProtoMessage() {}
 
 func (x *EnrolResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[3]
+	mi := &file_identity_issuer_issuerv1_issuer_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -249,7 +344,7 @@ func (x *EnrolResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrolResponse.ProtoReflect.Descriptor instead.
 func (*EnrolResponse) Descriptor() ([]byte, []int) {
-	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{3}
+	return file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *EnrolResponse) GetSpiffeId() string {
@@ -287,31 +382,44 @@ func (x *EnrolResponse) GetTrustRecords() [][]byte {
 	return nil
 }
 
+func (x *EnrolResponse) GetPolicyHeads() [][]byte {
+	if x != nil {
+		return x.PolicyHeads
+	}
+	return nil
+}
+
 var File_identity_issuer_issuerv1_issuer_proto protoreflect.FileDescriptor
 
 const file_identity_issuer_issuerv1_issuer_proto_rawDesc = "" +
 	"\n" +
-	"%identity/issuer/issuerv1/issuer.proto\x12\x13bailiwick.issuer.v1\"c\n" +
+	"%identity/issuer/issuerv1/issuer.proto\x12\x13bailiwick.issuer.v1\"\x15\n" +
+	"\x13TrustRecordsRequest\";\n" +
+	"\x14TrustRecordsResponse\x12#\n" +
+	"\rtrust_records\x18\x01 \x03(\fR\ftrustRecords\"c\n" +
 	"\x13CertifyDevIDRequest\x12\x16\n" +
 	"\x06public\x18\x01 \x01(\fR\x06public\x12\x16\n" +
 	"\x06attest\x18\x02 \x01(\fR\x06attest\x12\x1c\n" +
 	"\tsignature\x18\x03 \x01(\fR\tsignature\"J\n" +
 	"\x14CertifyDevIDResponse\x12\x14\n" +
 	"\x05chain\x18\x01 \x03(\fR\x05chain\x12\x1c\n" +
-	"\tauthority\x18\x02 \x01(\fR\tauthority\"\\\n" +
+	"\tauthority\x18\x02 \x01(\fR\tauthority\"v\n" +
 	"\fEnrolRequest\x12\x19\n" +
 	"\bfeed_key\x18\x01 \x01(\fR\afeedKey\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1b\n" +
-	"\tprev_head\x18\x03 \x01(\fR\bprevHead\"\xca\x01\n" +
+	"\tprev_head\x18\x03 \x01(\fR\bprevHead\x12\x18\n" +
+	"\acounter\x18\x04 \x01(\x04R\acounter\"\xed\x01\n" +
 	"\rEnrolResponse\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12!\n" +
 	"\flimits_class\x18\x02 \x01(\tR\vlimitsClass\x12-\n" +
 	"\x12epoch_certificates\x18\x03 \x03(\fR\x11epochCertificates\x12%\n" +
 	"\x0eak_endorsement\x18\x04 \x01(\fR\rakEndorsement\x12#\n" +
-	"\rtrust_records\x18\x05 \x03(\fR\ftrustRecords2\xbd\x01\n" +
+	"\rtrust_records\x18\x05 \x03(\fR\ftrustRecords\x12!\n" +
+	"\fpolicy_heads\x18\x06 \x03(\fR\vpolicyHeads2\xa2\x02\n" +
 	"\x06Issuer\x12N\n" +
 	"\x05Enrol\x12!.bailiwick.issuer.v1.EnrolRequest\x1a\".bailiwick.issuer.v1.EnrolResponse\x12c\n" +
-	"\fCertifyDevID\x12(.bailiwick.issuer.v1.CertifyDevIDRequest\x1a).bailiwick.issuer.v1.CertifyDevIDResponseB>Z<github.com/bailiwick-mesh/bailiwick/identity/issuer/issuerv1b\x06proto3"
+	"\fCertifyDevID\x12(.bailiwick.issuer.v1.CertifyDevIDRequest\x1a).bailiwick.issuer.v1.CertifyDevIDResponse\x12c\n" +
+	"\fTrustRecords\x12(.bailiwick.issuer.v1.TrustRecordsRequest\x1a).bailiwick.issuer.v1.TrustRecordsResponseB>Z<github.com/bailiwick-mesh/bailiwick/identity/issuer/issuerv1b\x06proto3"
 
 var (
 	file_identity_issuer_issuerv1_issuer_proto_rawDescOnce sync.Once
@@ -325,20 +433,24 @@ func file_identity_issuer_issuerv1_issuer_proto_rawDescGZIP() []byte {
 	return file_identity_issuer_issuerv1_issuer_proto_rawDescData
 }
 
-var file_identity_issuer_issuerv1_issuer_proto_msgTypes = make([]protoimpl.MessageInfo, 4)
+var file_identity_issuer_issuerv1_issuer_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
 var file_identity_issuer_issuerv1_issuer_proto_goTypes = []any{
-	(*CertifyDevIDRequest)(nil),  // 0: bailiwick.issuer.v1.CertifyDevIDRequest
-	(*CertifyDevIDResponse)(nil), // 1: bailiwick.issuer.v1.CertifyDevIDResponse
-	(*EnrolRequest)(nil),         // 2: bailiwick.issuer.v1.EnrolRequest
-	(*EnrolResponse)(nil),        // 3: bailiwick.issuer.v1.EnrolResponse
+	(*TrustRecordsRequest)(nil),  // 0: bailiwick.issuer.v1.TrustRecordsRequest
+	(*TrustRecordsResponse)(nil), // 1: bailiwick.issuer.v1.TrustRecordsResponse
+	(*CertifyDevIDRequest)(nil),  // 2: bailiwick.issuer.v1.CertifyDevIDRequest
+	(*CertifyDevIDResponse)(nil), // 3: bailiwick.issuer.v1.CertifyDevIDResponse
+	(*EnrolRequest)(nil),         // 4: bailiwick.issuer.v1.EnrolRequest
+	(*EnrolResponse)(nil),        // 5: bailiwick.issuer.v1.EnrolResponse
 }
 var file_identity_issuer_issuerv1_issuer_proto_depIdxs = []int32{
-	2, // 0: bailiwick.issuer.v1.Issuer.Enrol:input_type -> bailiwick.issuer.v1.EnrolRequest
-	0, // 1: bailiwick.issuer.v1.Issuer.CertifyDevID:input_type -> bailiwick.issuer.v1.CertifyDevIDRequest
-	3, // 2: bailiwick.issuer.v1.Issuer.Enrol:output_type -> bailiwick.issuer.v1.EnrolResponse
-	1, // 3: bailiwick.issuer.v1.Issuer.CertifyDevID:output_type -> bailiwick.issuer.v1.CertifyDevIDResponse
-	2, // [2:4] is the sub-list for method output_type
-	0, // [0:2] is the sub-list for method input_type
+	4, // 0: bailiwick.issuer.v1.Issuer.Enrol:input_type -> bailiwick.issuer.v1.EnrolRequest
+	2, // 1: bailiwick.issuer.v1.Issuer.CertifyDevID:input_type -> bailiwick.issuer.v1.CertifyDevIDRequest
+	0, // 2: bailiwick.issuer.v1.Issuer.TrustRecords:input_type -> bailiwick.issuer.v1.TrustRecordsRequest
+	5, // 3: bailiwick.issuer.v1.Issuer.Enrol:output_type -> bailiwick.issuer.v1.EnrolResponse
+	3, // 4: bailiwick.issuer.v1.Issuer.CertifyDevID:output_type -> bailiwick.issuer.v1.CertifyDevIDResponse
+	1, // 5: bailiwick.issuer.v1.Issuer.TrustRecords:output_type -> bailiwick.issuer.v1.TrustRecordsResponse
+	3, // [3:6] is the sub-list for method output_type
+	0, // [0:3] is the sub-list for method input_type
 	0, // [0:0] is the sub-list for extension type_name
 	0, // [0:0] is the sub-list for extension extendee
 	0, // [0:0] is the sub-list for field type_name
@@ -355,7 +467,7 @@ func file_identity_issuer_issuerv1_issuer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_identity_issuer_issuerv1_issuer_proto_rawDesc), len(file_identity_issuer_issuerv1_issuer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   4,
+			NumMessages:   6,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

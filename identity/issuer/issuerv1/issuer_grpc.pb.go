@@ -24,6 +24,7 @@ const _ = grpc.SupportPackageIsVersion9
 const (
 	Issuer_Enrol_FullMethodName        = "/bailiwick.issuer.v1.Issuer/Enrol"
 	Issuer_CertifyDevID_FullMethodName = "/bailiwick.issuer.v1.Issuer/CertifyDevID"
+	Issuer_TrustRecords_FullMethodName = "/bailiwick.issuer.v1.Issuer/TrustRecords"
 )
 
 // IssuerClient is the client API for Issuer service.
@@ -38,6 +39,11 @@ type IssuerClient interface {
 	// CertifyDevID certifies a key that lives in the TPM the caller attested with
 	// (bailiwick_tpm), so that a stock SPIRE server takes it for "tpm_devid".
 	CertifyDevID(ctx context.Context, in *CertifyDevIDRequest, opts ...grpc.CallOption) (*CertifyDevIDResponse, error)
+	// TrustRecords gives the trust records of the regions the issuer knows to
+	// anybody: each proves itself by the global authority's signatures. It is for a
+	// node that was away while its region's roots were replaced, and cannot verify
+	// this issuer any more.
+	TrustRecords(ctx context.Context, in *TrustRecordsRequest, opts ...grpc.CallOption) (*TrustRecordsResponse, error)
 }
 
 type issuerClient struct {
@@ -68,6 +74,16 @@ func (c *issuerClient) CertifyDevID(ctx context.Context, in *CertifyDevIDRequest
 	return out, nil
 }
 
+func (c *issuerClient) TrustRecords(ctx context.Context, in *TrustRecordsRequest, opts ...grpc.CallOption) (*TrustRecordsResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(TrustRecordsResponse)
+	err := c.cc.Invoke(ctx, Issuer_TrustRecords_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // IssuerServer is the server API for Issuer service.
 // All implementations must embed UnimplementedIssuerServer
 // for forward compatibility.
@@ -80,6 +96,11 @@ type IssuerServer interface {
 	// CertifyDevID certifies a key that lives in the TPM the caller attested with
 	// (bailiwick_tpm), so that a stock SPIRE server takes it for "tpm_devid".
 	CertifyDevID(context.Context, *CertifyDevIDRequest) (*CertifyDevIDResponse, error)
+	// TrustRecords gives the trust records of the regions the issuer knows to
+	// anybody: each proves itself by the global authority's signatures. It is for a
+	// node that was away while its region's roots were replaced, and cannot verify
+	// this issuer any more.
+	TrustRecords(context.Context, *TrustRecordsRequest) (*TrustRecordsResponse, error)
 	mustEmbedUnimplementedIssuerServer()
 }
 
@@ -95,6 +116,9 @@ func (UnimplementedIssuerServer) Enrol(context.Context, *EnrolRequest) (*EnrolRe
 }
 func (UnimplementedIssuerServer) CertifyDevID(context.Context, *CertifyDevIDRequest) (*CertifyDevIDResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method CertifyDevID not implemented")
+}
+func (UnimplementedIssuerServer) TrustRecords(context.Context, *TrustRecordsRequest) (*TrustRecordsResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method TrustRecords not implemented")
 }
 func (UnimplementedIssuerServer) mustEmbedUnimplementedIssuerServer() {}
 func (UnimplementedIssuerServer) testEmbeddedByValue()                {}
@@ -153,6 +177,24 @@ func _Issuer_CertifyDevID_Handler(srv interface{}, ctx context.Context, dec func
 	return interceptor(ctx, in, info, handler)
 }
 
+func _Issuer_TrustRecords_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(TrustRecordsRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(IssuerServer).TrustRecords(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Issuer_TrustRecords_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(IssuerServer).TrustRecords(ctx, req.(*TrustRecordsRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Issuer_ServiceDesc is the grpc.ServiceDesc for Issuer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
@@ -167,6 +209,10 @@ var Issuer_ServiceDesc = grpc.ServiceDesc{
 		{
 			MethodName: "CertifyDevID",
 			Handler:    _Issuer_CertifyDevID_Handler,
+		},
+		{
+			MethodName: "TrustRecords",
+			Handler:    _Issuer_TrustRecords_Handler,
 		},
 	},
 	Streams:  []grpc.StreamDesc{},

@@ -37,12 +37,6 @@ const (
 const (
 	// ControlStatusProcedure is the fully-qualified name of the Control's Status RPC.
 	ControlStatusProcedure = "/bailiwick.control.v1.Control/Status"
-	// ControlListStateProcedure is the fully-qualified name of the Control's ListState RPC.
-	ControlListStateProcedure = "/bailiwick.control.v1.Control/ListState"
-	// ControlPutStateProcedure is the fully-qualified name of the Control's PutState RPC.
-	ControlPutStateProcedure = "/bailiwick.control.v1.Control/PutState"
-	// ControlDeleteStateProcedure is the fully-qualified name of the Control's DeleteState RPC.
-	ControlDeleteStateProcedure = "/bailiwick.control.v1.Control/DeleteState"
 	// ControlListCasesProcedure is the fully-qualified name of the Control's ListCases RPC.
 	ControlListCasesProcedure = "/bailiwick.control.v1.Control/ListCases"
 	// ControlShowCaseProcedure is the fully-qualified name of the Control's ShowCase RPC.
@@ -51,11 +45,41 @@ const (
 	ControlReleaseProcedure = "/bailiwick.control.v1.Control/Release"
 	// ControlWhyProcedure is the fully-qualified name of the Control's Why RPC.
 	ControlWhyProcedure = "/bailiwick.control.v1.Control/Why"
+	// ControlSealDecisionsProcedure is the fully-qualified name of the Control's SealDecisions RPC.
+	ControlSealDecisionsProcedure = "/bailiwick.control.v1.Control/SealDecisions"
+	// ControlErasePayloadsProcedure is the fully-qualified name of the Control's ErasePayloads RPC.
+	ControlErasePayloadsProcedure = "/bailiwick.control.v1.Control/ErasePayloads"
 	// ControlListAttestationsProcedure is the fully-qualified name of the Control's ListAttestations
 	// RPC.
 	ControlListAttestationsProcedure = "/bailiwick.control.v1.Control/ListAttestations"
 	// ControlAttestProcedure is the fully-qualified name of the Control's Attest RPC.
 	ControlAttestProcedure = "/bailiwick.control.v1.Control/Attest"
+	// ControlListEntriesProcedure is the fully-qualified name of the Control's ListEntries RPC.
+	ControlListEntriesProcedure = "/bailiwick.control.v1.Control/ListEntries"
+	// ControlApplyEntriesProcedure is the fully-qualified name of the Control's ApplyEntries RPC.
+	ControlApplyEntriesProcedure = "/bailiwick.control.v1.Control/ApplyEntries"
+	// ControlDeleteEntryProcedure is the fully-qualified name of the Control's DeleteEntry RPC.
+	ControlDeleteEntryProcedure = "/bailiwick.control.v1.Control/DeleteEntry"
+	// ControlListTrustProcedure is the fully-qualified name of the Control's ListTrust RPC.
+	ControlListTrustProcedure = "/bailiwick.control.v1.Control/ListTrust"
+	// ControlExportTrustProcedure is the fully-qualified name of the Control's ExportTrust RPC.
+	ControlExportTrustProcedure = "/bailiwick.control.v1.Control/ExportTrust"
+	// ControlImportTrustProcedure is the fully-qualified name of the Control's ImportTrust RPC.
+	ControlImportTrustProcedure = "/bailiwick.control.v1.Control/ImportTrust"
+	// ControlListPoliciesProcedure is the fully-qualified name of the Control's ListPolicies RPC.
+	ControlListPoliciesProcedure = "/bailiwick.control.v1.Control/ListPolicies"
+	// ControlPublishPolicyProcedure is the fully-qualified name of the Control's PublishPolicy RPC.
+	ControlPublishPolicyProcedure = "/bailiwick.control.v1.Control/PublishPolicy"
+	// ControlExportDevIDProcedure is the fully-qualified name of the Control's ExportDevID RPC.
+	ControlExportDevIDProcedure = "/bailiwick.control.v1.Control/ExportDevID"
+	// ControlReachProcedure is the fully-qualified name of the Control's Reach RPC.
+	ControlReachProcedure = "/bailiwick.control.v1.Control/Reach"
+	// ControlStartShadowProcedure is the fully-qualified name of the Control's StartShadow RPC.
+	ControlStartShadowProcedure = "/bailiwick.control.v1.Control/StartShadow"
+	// ControlGetShadowProcedure is the fully-qualified name of the Control's GetShadow RPC.
+	ControlGetShadowProcedure = "/bailiwick.control.v1.Control/GetShadow"
+	// ControlStopShadowProcedure is the fully-qualified name of the Control's StopShadow RPC.
+	ControlStopShadowProcedure = "/bailiwick.control.v1.Control/StopShadow"
 	// ControlPartitionProcedure is the fully-qualified name of the Control's Partition RPC.
 	ControlPartitionProcedure = "/bailiwick.control.v1.Control/Partition"
 )
@@ -64,26 +88,60 @@ const (
 type ControlClient interface {
 	// Status is what this node knows of itself and of the nodes it sees.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
-	// ListState lists signed state whose key begins with a prefix.
-	ListState(context.Context, *ListStateRequest) (*ListStateResponse, error)
-	// PutState writes one of this node's own keys. It is durable and signed when
-	// the call returns.
-	PutState(context.Context, *PutStateRequest) (*PutStateResponse, error)
-	// DeleteState removes one of this node's own keys.
-	DeleteState(context.Context, *DeleteStateRequest) (*DeleteStateResponse, error)
 	// ListCases lists the peers that are not in good standing here, and why.
 	ListCases(context.Context, *ListCasesRequest) (*ListCasesResponse, error)
 	// ShowCase verifies one case again and returns its evidence.
 	ShowCase(context.Context, *ShowCaseRequest) (*ShowCaseResponse, error)
 	// Release lets a quarantined node back in. Only the region's authority can.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
-	// Why returns one recorded decision.
+	// Why returns one recorded decision, and explains it by the policy in force.
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
+	// SealDecisions writes the decisions that were not yet in a segment into one, for
+	// those who read segments as files.
+	SealDecisions(context.Context, *SealDecisionsRequest) (*SealDecisionsResponse, error)
+	// ErasePayloads destroys the keys of what recorded decisions were about: of a subject or of a
+	// class of data. The decisions stay, without it. Refused under a legal hold.
+	ErasePayloads(context.Context, *ErasePayloadsRequest) (*ErasePayloadsResponse, error)
 	// ListAttestations tells what this node makes of the machines of its region: the
 	// newest evidence of each, what it proves, and every check it passed or failed.
 	ListAttestations(context.Context, *ListAttestationsRequest) (*ListAttestationsResponse, error)
 	// Attest runs this node's attestation now, as each renewal of its SVID does.
 	Attest(context.Context, *AttestRequest) (*AttestResponse, error)
+	// ListEntries lists the registration entries of this issuer, from everywhere.
+	ListEntries(context.Context, *ListEntriesRequest) (*ListEntriesResponse, error)
+	// ApplyEntries makes the applied entries say what a file says, all or nothing, or
+	// tells what that would change.
+	ApplyEntries(context.Context, *ApplyEntriesRequest) (*ApplyEntriesResponse, error)
+	// DeleteEntry takes one entry away that does not come from the configuration.
+	DeleteEntry(context.Context, *DeleteEntryRequest) (*DeleteEntryResponse, error)
+	// ListTrust tells the newest trust record of each region this node knows and, at
+	// an issuer, how far its own roots are in their rotation.
+	ListTrust(context.Context, *ListTrustRequest) (*ListTrustResponse, error)
+	// ExportTrust returns trust records as a file: signed ones, or the draft of the
+	// next one of its own region, which an issuer writes.
+	ExportTrust(context.Context, *ExportTrustRequest) (*ExportTrustResponse, error)
+	// ImportTrust takes in a file of signed trust records, all or none. It is durable,
+	// and in force, when the call returns.
+	ImportTrust(context.Context, *ImportTrustRequest) (*ImportTrustResponse, error)
+	// ListPolicies tells the signed policies that this node holds, with their files if
+	// that is asked for, and what is in force on each node of its region.
+	ListPolicies(context.Context, *ListPoliciesRequest) (*ListPoliciesResponse, error)
+	// PublishPolicy hands a signed policy file to this node. When the call returns it is
+	// kept, in force where it is this node's, and on its way to the others.
+	PublishPolicy(context.Context, *PublishPolicyRequest) (*PublishPolicyResponse, error)
+	// ExportDevID makes a DevID in this node's TPM, has the region's issuer certify
+	// it, and returns what a stock spire-agent attests with.
+	ExportDevID(context.Context, *ExportDevIDRequest) (*ExportDevIDResponse, error)
+	// Reach computes who can reach what, by the policy in force here and by what this
+	// node knows of callers, services and nodes. Nothing is recorded.
+	Reach(context.Context, *ReachRequest) (*ReachResponse, error)
+	// StartShadow has this node hold a candidate policy against the one in force, on every
+	// question that is asked from now on. The candidate decides nothing.
+	StartShadow(context.Context, *StartShadowRequest) (*ShadowResponse, error)
+	// GetShadow tells what was found so far.
+	GetShadow(context.Context, *GetShadowRequest) (*ShadowResponse, error)
+	// StopShadow forgets the candidate, and tells what was found.
+	StopShadow(context.Context, *StopShadowRequest) (*ShadowResponse, error)
 	// Partition refuses all packets to and from a trust domain, or ends that.
 	// Only nodes of dev trust domains offer it.
 	Partition(context.Context, *PartitionRequest) (*PartitionResponse, error)
@@ -104,24 +162,6 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			httpClient,
 			baseURL+ControlStatusProcedure,
 			connect.WithSchema(controlMethods.ByName("Status")),
-			connect.WithClientOptions(opts...),
-		),
-		listState: connect.NewClient[ListStateRequest, ListStateResponse](
-			httpClient,
-			baseURL+ControlListStateProcedure,
-			connect.WithSchema(controlMethods.ByName("ListState")),
-			connect.WithClientOptions(opts...),
-		),
-		putState: connect.NewClient[PutStateRequest, PutStateResponse](
-			httpClient,
-			baseURL+ControlPutStateProcedure,
-			connect.WithSchema(controlMethods.ByName("PutState")),
-			connect.WithClientOptions(opts...),
-		),
-		deleteState: connect.NewClient[DeleteStateRequest, DeleteStateResponse](
-			httpClient,
-			baseURL+ControlDeleteStateProcedure,
-			connect.WithSchema(controlMethods.ByName("DeleteState")),
 			connect.WithClientOptions(opts...),
 		),
 		listCases: connect.NewClient[ListCasesRequest, ListCasesResponse](
@@ -148,6 +188,18 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			connect.WithSchema(controlMethods.ByName("Why")),
 			connect.WithClientOptions(opts...),
 		),
+		sealDecisions: connect.NewClient[SealDecisionsRequest, SealDecisionsResponse](
+			httpClient,
+			baseURL+ControlSealDecisionsProcedure,
+			connect.WithSchema(controlMethods.ByName("SealDecisions")),
+			connect.WithClientOptions(opts...),
+		),
+		erasePayloads: connect.NewClient[ErasePayloadsRequest, ErasePayloadsResponse](
+			httpClient,
+			baseURL+ControlErasePayloadsProcedure,
+			connect.WithSchema(controlMethods.ByName("ErasePayloads")),
+			connect.WithClientOptions(opts...),
+		),
 		listAttestations: connect.NewClient[ListAttestationsRequest, ListAttestationsResponse](
 			httpClient,
 			baseURL+ControlListAttestationsProcedure,
@@ -158,6 +210,84 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			httpClient,
 			baseURL+ControlAttestProcedure,
 			connect.WithSchema(controlMethods.ByName("Attest")),
+			connect.WithClientOptions(opts...),
+		),
+		listEntries: connect.NewClient[ListEntriesRequest, ListEntriesResponse](
+			httpClient,
+			baseURL+ControlListEntriesProcedure,
+			connect.WithSchema(controlMethods.ByName("ListEntries")),
+			connect.WithClientOptions(opts...),
+		),
+		applyEntries: connect.NewClient[ApplyEntriesRequest, ApplyEntriesResponse](
+			httpClient,
+			baseURL+ControlApplyEntriesProcedure,
+			connect.WithSchema(controlMethods.ByName("ApplyEntries")),
+			connect.WithClientOptions(opts...),
+		),
+		deleteEntry: connect.NewClient[DeleteEntryRequest, DeleteEntryResponse](
+			httpClient,
+			baseURL+ControlDeleteEntryProcedure,
+			connect.WithSchema(controlMethods.ByName("DeleteEntry")),
+			connect.WithClientOptions(opts...),
+		),
+		listTrust: connect.NewClient[ListTrustRequest, ListTrustResponse](
+			httpClient,
+			baseURL+ControlListTrustProcedure,
+			connect.WithSchema(controlMethods.ByName("ListTrust")),
+			connect.WithClientOptions(opts...),
+		),
+		exportTrust: connect.NewClient[ExportTrustRequest, ExportTrustResponse](
+			httpClient,
+			baseURL+ControlExportTrustProcedure,
+			connect.WithSchema(controlMethods.ByName("ExportTrust")),
+			connect.WithClientOptions(opts...),
+		),
+		importTrust: connect.NewClient[ImportTrustRequest, ImportTrustResponse](
+			httpClient,
+			baseURL+ControlImportTrustProcedure,
+			connect.WithSchema(controlMethods.ByName("ImportTrust")),
+			connect.WithClientOptions(opts...),
+		),
+		listPolicies: connect.NewClient[ListPoliciesRequest, ListPoliciesResponse](
+			httpClient,
+			baseURL+ControlListPoliciesProcedure,
+			connect.WithSchema(controlMethods.ByName("ListPolicies")),
+			connect.WithClientOptions(opts...),
+		),
+		publishPolicy: connect.NewClient[PublishPolicyRequest, PublishPolicyResponse](
+			httpClient,
+			baseURL+ControlPublishPolicyProcedure,
+			connect.WithSchema(controlMethods.ByName("PublishPolicy")),
+			connect.WithClientOptions(opts...),
+		),
+		exportDevID: connect.NewClient[ExportDevIDRequest, ExportDevIDResponse](
+			httpClient,
+			baseURL+ControlExportDevIDProcedure,
+			connect.WithSchema(controlMethods.ByName("ExportDevID")),
+			connect.WithClientOptions(opts...),
+		),
+		reach: connect.NewClient[ReachRequest, ReachResponse](
+			httpClient,
+			baseURL+ControlReachProcedure,
+			connect.WithSchema(controlMethods.ByName("Reach")),
+			connect.WithClientOptions(opts...),
+		),
+		startShadow: connect.NewClient[StartShadowRequest, ShadowResponse](
+			httpClient,
+			baseURL+ControlStartShadowProcedure,
+			connect.WithSchema(controlMethods.ByName("StartShadow")),
+			connect.WithClientOptions(opts...),
+		),
+		getShadow: connect.NewClient[GetShadowRequest, ShadowResponse](
+			httpClient,
+			baseURL+ControlGetShadowProcedure,
+			connect.WithSchema(controlMethods.ByName("GetShadow")),
+			connect.WithClientOptions(opts...),
+		),
+		stopShadow: connect.NewClient[StopShadowRequest, ShadowResponse](
+			httpClient,
+			baseURL+ControlStopShadowProcedure,
+			connect.WithSchema(controlMethods.ByName("StopShadow")),
 			connect.WithClientOptions(opts...),
 		),
 		partition: connect.NewClient[PartitionRequest, PartitionResponse](
@@ -172,48 +302,33 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 // controlClient implements ControlClient.
 type controlClient struct {
 	status           *connect.Client[StatusRequest, StatusResponse]
-	listState        *connect.Client[ListStateRequest, ListStateResponse]
-	putState         *connect.Client[PutStateRequest, PutStateResponse]
-	deleteState      *connect.Client[DeleteStateRequest, DeleteStateResponse]
 	listCases        *connect.Client[ListCasesRequest, ListCasesResponse]
 	showCase         *connect.Client[ShowCaseRequest, ShowCaseResponse]
 	release          *connect.Client[ReleaseRequest, ReleaseResponse]
 	why              *connect.Client[WhyRequest, WhyResponse]
+	sealDecisions    *connect.Client[SealDecisionsRequest, SealDecisionsResponse]
+	erasePayloads    *connect.Client[ErasePayloadsRequest, ErasePayloadsResponse]
 	listAttestations *connect.Client[ListAttestationsRequest, ListAttestationsResponse]
 	attest           *connect.Client[AttestRequest, AttestResponse]
+	listEntries      *connect.Client[ListEntriesRequest, ListEntriesResponse]
+	applyEntries     *connect.Client[ApplyEntriesRequest, ApplyEntriesResponse]
+	deleteEntry      *connect.Client[DeleteEntryRequest, DeleteEntryResponse]
+	listTrust        *connect.Client[ListTrustRequest, ListTrustResponse]
+	exportTrust      *connect.Client[ExportTrustRequest, ExportTrustResponse]
+	importTrust      *connect.Client[ImportTrustRequest, ImportTrustResponse]
+	listPolicies     *connect.Client[ListPoliciesRequest, ListPoliciesResponse]
+	publishPolicy    *connect.Client[PublishPolicyRequest, PublishPolicyResponse]
+	exportDevID      *connect.Client[ExportDevIDRequest, ExportDevIDResponse]
+	reach            *connect.Client[ReachRequest, ReachResponse]
+	startShadow      *connect.Client[StartShadowRequest, ShadowResponse]
+	getShadow        *connect.Client[GetShadowRequest, ShadowResponse]
+	stopShadow       *connect.Client[StopShadowRequest, ShadowResponse]
 	partition        *connect.Client[PartitionRequest, PartitionResponse]
 }
 
 // Status calls bailiwick.control.v1.Control.Status.
 func (c *controlClient) Status(ctx context.Context, req *StatusRequest) (*StatusResponse, error) {
 	response, err := c.status.CallUnary(ctx, connect.NewRequest(req))
-	if response != nil {
-		return response.Msg, err
-	}
-	return nil, err
-}
-
-// ListState calls bailiwick.control.v1.Control.ListState.
-func (c *controlClient) ListState(ctx context.Context, req *ListStateRequest) (*ListStateResponse, error) {
-	response, err := c.listState.CallUnary(ctx, connect.NewRequest(req))
-	if response != nil {
-		return response.Msg, err
-	}
-	return nil, err
-}
-
-// PutState calls bailiwick.control.v1.Control.PutState.
-func (c *controlClient) PutState(ctx context.Context, req *PutStateRequest) (*PutStateResponse, error) {
-	response, err := c.putState.CallUnary(ctx, connect.NewRequest(req))
-	if response != nil {
-		return response.Msg, err
-	}
-	return nil, err
-}
-
-// DeleteState calls bailiwick.control.v1.Control.DeleteState.
-func (c *controlClient) DeleteState(ctx context.Context, req *DeleteStateRequest) (*DeleteStateResponse, error) {
-	response, err := c.deleteState.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -256,6 +371,24 @@ func (c *controlClient) Why(ctx context.Context, req *WhyRequest) (*WhyResponse,
 	return nil, err
 }
 
+// SealDecisions calls bailiwick.control.v1.Control.SealDecisions.
+func (c *controlClient) SealDecisions(ctx context.Context, req *SealDecisionsRequest) (*SealDecisionsResponse, error) {
+	response, err := c.sealDecisions.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ErasePayloads calls bailiwick.control.v1.Control.ErasePayloads.
+func (c *controlClient) ErasePayloads(ctx context.Context, req *ErasePayloadsRequest) (*ErasePayloadsResponse, error) {
+	response, err := c.erasePayloads.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
 // ListAttestations calls bailiwick.control.v1.Control.ListAttestations.
 func (c *controlClient) ListAttestations(ctx context.Context, req *ListAttestationsRequest) (*ListAttestationsResponse, error) {
 	response, err := c.listAttestations.CallUnary(ctx, connect.NewRequest(req))
@@ -268,6 +401,123 @@ func (c *controlClient) ListAttestations(ctx context.Context, req *ListAttestati
 // Attest calls bailiwick.control.v1.Control.Attest.
 func (c *controlClient) Attest(ctx context.Context, req *AttestRequest) (*AttestResponse, error) {
 	response, err := c.attest.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListEntries calls bailiwick.control.v1.Control.ListEntries.
+func (c *controlClient) ListEntries(ctx context.Context, req *ListEntriesRequest) (*ListEntriesResponse, error) {
+	response, err := c.listEntries.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ApplyEntries calls bailiwick.control.v1.Control.ApplyEntries.
+func (c *controlClient) ApplyEntries(ctx context.Context, req *ApplyEntriesRequest) (*ApplyEntriesResponse, error) {
+	response, err := c.applyEntries.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// DeleteEntry calls bailiwick.control.v1.Control.DeleteEntry.
+func (c *controlClient) DeleteEntry(ctx context.Context, req *DeleteEntryRequest) (*DeleteEntryResponse, error) {
+	response, err := c.deleteEntry.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListTrust calls bailiwick.control.v1.Control.ListTrust.
+func (c *controlClient) ListTrust(ctx context.Context, req *ListTrustRequest) (*ListTrustResponse, error) {
+	response, err := c.listTrust.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ExportTrust calls bailiwick.control.v1.Control.ExportTrust.
+func (c *controlClient) ExportTrust(ctx context.Context, req *ExportTrustRequest) (*ExportTrustResponse, error) {
+	response, err := c.exportTrust.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ImportTrust calls bailiwick.control.v1.Control.ImportTrust.
+func (c *controlClient) ImportTrust(ctx context.Context, req *ImportTrustRequest) (*ImportTrustResponse, error) {
+	response, err := c.importTrust.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ListPolicies calls bailiwick.control.v1.Control.ListPolicies.
+func (c *controlClient) ListPolicies(ctx context.Context, req *ListPoliciesRequest) (*ListPoliciesResponse, error) {
+	response, err := c.listPolicies.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// PublishPolicy calls bailiwick.control.v1.Control.PublishPolicy.
+func (c *controlClient) PublishPolicy(ctx context.Context, req *PublishPolicyRequest) (*PublishPolicyResponse, error) {
+	response, err := c.publishPolicy.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// ExportDevID calls bailiwick.control.v1.Control.ExportDevID.
+func (c *controlClient) ExportDevID(ctx context.Context, req *ExportDevIDRequest) (*ExportDevIDResponse, error) {
+	response, err := c.exportDevID.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Reach calls bailiwick.control.v1.Control.Reach.
+func (c *controlClient) Reach(ctx context.Context, req *ReachRequest) (*ReachResponse, error) {
+	response, err := c.reach.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// StartShadow calls bailiwick.control.v1.Control.StartShadow.
+func (c *controlClient) StartShadow(ctx context.Context, req *StartShadowRequest) (*ShadowResponse, error) {
+	response, err := c.startShadow.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// GetShadow calls bailiwick.control.v1.Control.GetShadow.
+func (c *controlClient) GetShadow(ctx context.Context, req *GetShadowRequest) (*ShadowResponse, error) {
+	response, err := c.getShadow.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// StopShadow calls bailiwick.control.v1.Control.StopShadow.
+func (c *controlClient) StopShadow(ctx context.Context, req *StopShadowRequest) (*ShadowResponse, error) {
+	response, err := c.stopShadow.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -287,26 +537,60 @@ func (c *controlClient) Partition(ctx context.Context, req *PartitionRequest) (*
 type ControlHandler interface {
 	// Status is what this node knows of itself and of the nodes it sees.
 	Status(context.Context, *StatusRequest) (*StatusResponse, error)
-	// ListState lists signed state whose key begins with a prefix.
-	ListState(context.Context, *ListStateRequest) (*ListStateResponse, error)
-	// PutState writes one of this node's own keys. It is durable and signed when
-	// the call returns.
-	PutState(context.Context, *PutStateRequest) (*PutStateResponse, error)
-	// DeleteState removes one of this node's own keys.
-	DeleteState(context.Context, *DeleteStateRequest) (*DeleteStateResponse, error)
 	// ListCases lists the peers that are not in good standing here, and why.
 	ListCases(context.Context, *ListCasesRequest) (*ListCasesResponse, error)
 	// ShowCase verifies one case again and returns its evidence.
 	ShowCase(context.Context, *ShowCaseRequest) (*ShowCaseResponse, error)
 	// Release lets a quarantined node back in. Only the region's authority can.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
-	// Why returns one recorded decision.
+	// Why returns one recorded decision, and explains it by the policy in force.
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
+	// SealDecisions writes the decisions that were not yet in a segment into one, for
+	// those who read segments as files.
+	SealDecisions(context.Context, *SealDecisionsRequest) (*SealDecisionsResponse, error)
+	// ErasePayloads destroys the keys of what recorded decisions were about: of a subject or of a
+	// class of data. The decisions stay, without it. Refused under a legal hold.
+	ErasePayloads(context.Context, *ErasePayloadsRequest) (*ErasePayloadsResponse, error)
 	// ListAttestations tells what this node makes of the machines of its region: the
 	// newest evidence of each, what it proves, and every check it passed or failed.
 	ListAttestations(context.Context, *ListAttestationsRequest) (*ListAttestationsResponse, error)
 	// Attest runs this node's attestation now, as each renewal of its SVID does.
 	Attest(context.Context, *AttestRequest) (*AttestResponse, error)
+	// ListEntries lists the registration entries of this issuer, from everywhere.
+	ListEntries(context.Context, *ListEntriesRequest) (*ListEntriesResponse, error)
+	// ApplyEntries makes the applied entries say what a file says, all or nothing, or
+	// tells what that would change.
+	ApplyEntries(context.Context, *ApplyEntriesRequest) (*ApplyEntriesResponse, error)
+	// DeleteEntry takes one entry away that does not come from the configuration.
+	DeleteEntry(context.Context, *DeleteEntryRequest) (*DeleteEntryResponse, error)
+	// ListTrust tells the newest trust record of each region this node knows and, at
+	// an issuer, how far its own roots are in their rotation.
+	ListTrust(context.Context, *ListTrustRequest) (*ListTrustResponse, error)
+	// ExportTrust returns trust records as a file: signed ones, or the draft of the
+	// next one of its own region, which an issuer writes.
+	ExportTrust(context.Context, *ExportTrustRequest) (*ExportTrustResponse, error)
+	// ImportTrust takes in a file of signed trust records, all or none. It is durable,
+	// and in force, when the call returns.
+	ImportTrust(context.Context, *ImportTrustRequest) (*ImportTrustResponse, error)
+	// ListPolicies tells the signed policies that this node holds, with their files if
+	// that is asked for, and what is in force on each node of its region.
+	ListPolicies(context.Context, *ListPoliciesRequest) (*ListPoliciesResponse, error)
+	// PublishPolicy hands a signed policy file to this node. When the call returns it is
+	// kept, in force where it is this node's, and on its way to the others.
+	PublishPolicy(context.Context, *PublishPolicyRequest) (*PublishPolicyResponse, error)
+	// ExportDevID makes a DevID in this node's TPM, has the region's issuer certify
+	// it, and returns what a stock spire-agent attests with.
+	ExportDevID(context.Context, *ExportDevIDRequest) (*ExportDevIDResponse, error)
+	// Reach computes who can reach what, by the policy in force here and by what this
+	// node knows of callers, services and nodes. Nothing is recorded.
+	Reach(context.Context, *ReachRequest) (*ReachResponse, error)
+	// StartShadow has this node hold a candidate policy against the one in force, on every
+	// question that is asked from now on. The candidate decides nothing.
+	StartShadow(context.Context, *StartShadowRequest) (*ShadowResponse, error)
+	// GetShadow tells what was found so far.
+	GetShadow(context.Context, *GetShadowRequest) (*ShadowResponse, error)
+	// StopShadow forgets the candidate, and tells what was found.
+	StopShadow(context.Context, *StopShadowRequest) (*ShadowResponse, error)
 	// Partition refuses all packets to and from a trust domain, or ends that.
 	// Only nodes of dev trust domains offer it.
 	Partition(context.Context, *PartitionRequest) (*PartitionResponse, error)
@@ -323,24 +607,6 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlStatusProcedure,
 		svc.Status,
 		connect.WithSchema(controlMethods.ByName("Status")),
-		connect.WithHandlerOptions(opts...),
-	)
-	controlListStateHandler := connect.NewUnaryHandlerSimple(
-		ControlListStateProcedure,
-		svc.ListState,
-		connect.WithSchema(controlMethods.ByName("ListState")),
-		connect.WithHandlerOptions(opts...),
-	)
-	controlPutStateHandler := connect.NewUnaryHandlerSimple(
-		ControlPutStateProcedure,
-		svc.PutState,
-		connect.WithSchema(controlMethods.ByName("PutState")),
-		connect.WithHandlerOptions(opts...),
-	)
-	controlDeleteStateHandler := connect.NewUnaryHandlerSimple(
-		ControlDeleteStateProcedure,
-		svc.DeleteState,
-		connect.WithSchema(controlMethods.ByName("DeleteState")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlListCasesHandler := connect.NewUnaryHandlerSimple(
@@ -367,6 +633,18 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("Why")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlSealDecisionsHandler := connect.NewUnaryHandlerSimple(
+		ControlSealDecisionsProcedure,
+		svc.SealDecisions,
+		connect.WithSchema(controlMethods.ByName("SealDecisions")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlErasePayloadsHandler := connect.NewUnaryHandlerSimple(
+		ControlErasePayloadsProcedure,
+		svc.ErasePayloads,
+		connect.WithSchema(controlMethods.ByName("ErasePayloads")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlListAttestationsHandler := connect.NewUnaryHandlerSimple(
 		ControlListAttestationsProcedure,
 		svc.ListAttestations,
@@ -379,6 +657,84 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		connect.WithSchema(controlMethods.ByName("Attest")),
 		connect.WithHandlerOptions(opts...),
 	)
+	controlListEntriesHandler := connect.NewUnaryHandlerSimple(
+		ControlListEntriesProcedure,
+		svc.ListEntries,
+		connect.WithSchema(controlMethods.ByName("ListEntries")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlApplyEntriesHandler := connect.NewUnaryHandlerSimple(
+		ControlApplyEntriesProcedure,
+		svc.ApplyEntries,
+		connect.WithSchema(controlMethods.ByName("ApplyEntries")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlDeleteEntryHandler := connect.NewUnaryHandlerSimple(
+		ControlDeleteEntryProcedure,
+		svc.DeleteEntry,
+		connect.WithSchema(controlMethods.ByName("DeleteEntry")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlListTrustHandler := connect.NewUnaryHandlerSimple(
+		ControlListTrustProcedure,
+		svc.ListTrust,
+		connect.WithSchema(controlMethods.ByName("ListTrust")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlExportTrustHandler := connect.NewUnaryHandlerSimple(
+		ControlExportTrustProcedure,
+		svc.ExportTrust,
+		connect.WithSchema(controlMethods.ByName("ExportTrust")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlImportTrustHandler := connect.NewUnaryHandlerSimple(
+		ControlImportTrustProcedure,
+		svc.ImportTrust,
+		connect.WithSchema(controlMethods.ByName("ImportTrust")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlListPoliciesHandler := connect.NewUnaryHandlerSimple(
+		ControlListPoliciesProcedure,
+		svc.ListPolicies,
+		connect.WithSchema(controlMethods.ByName("ListPolicies")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlPublishPolicyHandler := connect.NewUnaryHandlerSimple(
+		ControlPublishPolicyProcedure,
+		svc.PublishPolicy,
+		connect.WithSchema(controlMethods.ByName("PublishPolicy")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlExportDevIDHandler := connect.NewUnaryHandlerSimple(
+		ControlExportDevIDProcedure,
+		svc.ExportDevID,
+		connect.WithSchema(controlMethods.ByName("ExportDevID")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlReachHandler := connect.NewUnaryHandlerSimple(
+		ControlReachProcedure,
+		svc.Reach,
+		connect.WithSchema(controlMethods.ByName("Reach")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlStartShadowHandler := connect.NewUnaryHandlerSimple(
+		ControlStartShadowProcedure,
+		svc.StartShadow,
+		connect.WithSchema(controlMethods.ByName("StartShadow")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlGetShadowHandler := connect.NewUnaryHandlerSimple(
+		ControlGetShadowProcedure,
+		svc.GetShadow,
+		connect.WithSchema(controlMethods.ByName("GetShadow")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlStopShadowHandler := connect.NewUnaryHandlerSimple(
+		ControlStopShadowProcedure,
+		svc.StopShadow,
+		connect.WithSchema(controlMethods.ByName("StopShadow")),
+		connect.WithHandlerOptions(opts...),
+	)
 	controlPartitionHandler := connect.NewUnaryHandlerSimple(
 		ControlPartitionProcedure,
 		svc.Partition,
@@ -389,12 +745,6 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		switch r.URL.Path {
 		case ControlStatusProcedure:
 			controlStatusHandler.ServeHTTP(w, r)
-		case ControlListStateProcedure:
-			controlListStateHandler.ServeHTTP(w, r)
-		case ControlPutStateProcedure:
-			controlPutStateHandler.ServeHTTP(w, r)
-		case ControlDeleteStateProcedure:
-			controlDeleteStateHandler.ServeHTTP(w, r)
 		case ControlListCasesProcedure:
 			controlListCasesHandler.ServeHTTP(w, r)
 		case ControlShowCaseProcedure:
@@ -403,10 +753,40 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlReleaseHandler.ServeHTTP(w, r)
 		case ControlWhyProcedure:
 			controlWhyHandler.ServeHTTP(w, r)
+		case ControlSealDecisionsProcedure:
+			controlSealDecisionsHandler.ServeHTTP(w, r)
+		case ControlErasePayloadsProcedure:
+			controlErasePayloadsHandler.ServeHTTP(w, r)
 		case ControlListAttestationsProcedure:
 			controlListAttestationsHandler.ServeHTTP(w, r)
 		case ControlAttestProcedure:
 			controlAttestHandler.ServeHTTP(w, r)
+		case ControlListEntriesProcedure:
+			controlListEntriesHandler.ServeHTTP(w, r)
+		case ControlApplyEntriesProcedure:
+			controlApplyEntriesHandler.ServeHTTP(w, r)
+		case ControlDeleteEntryProcedure:
+			controlDeleteEntryHandler.ServeHTTP(w, r)
+		case ControlListTrustProcedure:
+			controlListTrustHandler.ServeHTTP(w, r)
+		case ControlExportTrustProcedure:
+			controlExportTrustHandler.ServeHTTP(w, r)
+		case ControlImportTrustProcedure:
+			controlImportTrustHandler.ServeHTTP(w, r)
+		case ControlListPoliciesProcedure:
+			controlListPoliciesHandler.ServeHTTP(w, r)
+		case ControlPublishPolicyProcedure:
+			controlPublishPolicyHandler.ServeHTTP(w, r)
+		case ControlExportDevIDProcedure:
+			controlExportDevIDHandler.ServeHTTP(w, r)
+		case ControlReachProcedure:
+			controlReachHandler.ServeHTTP(w, r)
+		case ControlStartShadowProcedure:
+			controlStartShadowHandler.ServeHTTP(w, r)
+		case ControlGetShadowProcedure:
+			controlGetShadowHandler.ServeHTTP(w, r)
+		case ControlStopShadowProcedure:
+			controlStopShadowHandler.ServeHTTP(w, r)
 		case ControlPartitionProcedure:
 			controlPartitionHandler.ServeHTTP(w, r)
 		default:
@@ -420,18 +800,6 @@ type UnimplementedControlHandler struct{}
 
 func (UnimplementedControlHandler) Status(context.Context, *StatusRequest) (*StatusResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.Status is not implemented"))
-}
-
-func (UnimplementedControlHandler) ListState(context.Context, *ListStateRequest) (*ListStateResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.ListState is not implemented"))
-}
-
-func (UnimplementedControlHandler) PutState(context.Context, *PutStateRequest) (*PutStateResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.PutState is not implemented"))
-}
-
-func (UnimplementedControlHandler) DeleteState(context.Context, *DeleteStateRequest) (*DeleteStateResponse, error) {
-	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.DeleteState is not implemented"))
 }
 
 func (UnimplementedControlHandler) ListCases(context.Context, *ListCasesRequest) (*ListCasesResponse, error) {
@@ -450,12 +818,72 @@ func (UnimplementedControlHandler) Why(context.Context, *WhyRequest) (*WhyRespon
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.Why is not implemented"))
 }
 
+func (UnimplementedControlHandler) SealDecisions(context.Context, *SealDecisionsRequest) (*SealDecisionsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.SealDecisions is not implemented"))
+}
+
+func (UnimplementedControlHandler) ErasePayloads(context.Context, *ErasePayloadsRequest) (*ErasePayloadsResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.ErasePayloads is not implemented"))
+}
+
 func (UnimplementedControlHandler) ListAttestations(context.Context, *ListAttestationsRequest) (*ListAttestationsResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.ListAttestations is not implemented"))
 }
 
 func (UnimplementedControlHandler) Attest(context.Context, *AttestRequest) (*AttestResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.Attest is not implemented"))
+}
+
+func (UnimplementedControlHandler) ListEntries(context.Context, *ListEntriesRequest) (*ListEntriesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.ListEntries is not implemented"))
+}
+
+func (UnimplementedControlHandler) ApplyEntries(context.Context, *ApplyEntriesRequest) (*ApplyEntriesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.ApplyEntries is not implemented"))
+}
+
+func (UnimplementedControlHandler) DeleteEntry(context.Context, *DeleteEntryRequest) (*DeleteEntryResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.DeleteEntry is not implemented"))
+}
+
+func (UnimplementedControlHandler) ListTrust(context.Context, *ListTrustRequest) (*ListTrustResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.ListTrust is not implemented"))
+}
+
+func (UnimplementedControlHandler) ExportTrust(context.Context, *ExportTrustRequest) (*ExportTrustResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.ExportTrust is not implemented"))
+}
+
+func (UnimplementedControlHandler) ImportTrust(context.Context, *ImportTrustRequest) (*ImportTrustResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.ImportTrust is not implemented"))
+}
+
+func (UnimplementedControlHandler) ListPolicies(context.Context, *ListPoliciesRequest) (*ListPoliciesResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.ListPolicies is not implemented"))
+}
+
+func (UnimplementedControlHandler) PublishPolicy(context.Context, *PublishPolicyRequest) (*PublishPolicyResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.PublishPolicy is not implemented"))
+}
+
+func (UnimplementedControlHandler) ExportDevID(context.Context, *ExportDevIDRequest) (*ExportDevIDResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.ExportDevID is not implemented"))
+}
+
+func (UnimplementedControlHandler) Reach(context.Context, *ReachRequest) (*ReachResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.Reach is not implemented"))
+}
+
+func (UnimplementedControlHandler) StartShadow(context.Context, *StartShadowRequest) (*ShadowResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.StartShadow is not implemented"))
+}
+
+func (UnimplementedControlHandler) GetShadow(context.Context, *GetShadowRequest) (*ShadowResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.GetShadow is not implemented"))
+}
+
+func (UnimplementedControlHandler) StopShadow(context.Context, *StopShadowRequest) (*ShadowResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.StopShadow is not implemented"))
 }
 
 func (UnimplementedControlHandler) Partition(context.Context, *PartitionRequest) (*PartitionResponse, error) {

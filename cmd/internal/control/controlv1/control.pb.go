@@ -166,8 +166,9 @@ func (x *Debt) GetRegions() map[string]*RegionDebt {
 
 type RegionDebt struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Summaries     uint64                 `protobuf:"varint,1,opt,name=summaries,proto3" json:"summaries,omitempty"`                            // ours that they have not acknowledged
-	HeardSeconds  float64                `protobuf:"fixed64,2,opt,name=heard_seconds,json=heardSeconds,proto3" json:"heard_seconds,omitempty"` // since their newest summary was made; negative: never heard
+	Summaries     uint64                 `protobuf:"varint,1,opt,name=summaries,proto3" json:"summaries,omitempty"`                               // ours that they have not acknowledged
+	HeardSeconds  float64                `protobuf:"fixed64,2,opt,name=heard_seconds,json=heardSeconds,proto3" json:"heard_seconds,omitempty"`    // since their newest summary was made; negative: never heard
+	OldestSeconds float64                `protobuf:"fixed64,3,opt,name=oldest_seconds,json=oldestSeconds,proto3" json:"oldest_seconds,omitempty"` // since the oldest of those summaries was made
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -212,6 +213,13 @@ func (x *RegionDebt) GetSummaries() uint64 {
 func (x *RegionDebt) GetHeardSeconds() float64 {
 	if x != nil {
 		return x.HeardSeconds
+	}
+	return 0
+}
+
+func (x *RegionDebt) GetOldestSeconds() float64 {
+	if x != nil {
+		return x.OldestSeconds
 	}
 	return 0
 }
@@ -802,6 +810,12 @@ type Policy struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      string                 `protobuf:"bytes,1,opt,name=revision,proto3" json:"revision,omitempty"`
 	Levels        []*PolicyLevel         `protobuf:"bytes,2,rep,name=levels,proto3" json:"levels,omitempty"`
+	Drift         *PolicyDrift           `protobuf:"bytes,3,opt,name=drift,proto3" json:"drift,omitempty"`
+	Waiting       []*SignedPolicy        `protobuf:"bytes,4,rep,name=waiting,proto3" json:"waiting,omitempty"`    // for their content or their time
+	Refused       []*SignedPolicy        `protobuf:"bytes,5,rep,name=refused,proto3" json:"refused,omitempty"`    // verified, and not taken
+	Shadow        *ShadowStatus          `protobuf:"bytes,10,opt,name=shadow,proto3" json:"shadow,omitempty"`     // unset: no candidate is compared
+	Rollouts      []*Rollout             `protobuf:"bytes,11,rep,name=rollouts,proto3" json:"rollouts,omitempty"` // staged policy that this node holds
+	Decisions     *DecisionLog           `protobuf:"bytes,12,opt,name=decisions,proto3" json:"decisions,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -850,18 +864,274 @@ func (x *Policy) GetLevels() []*PolicyLevel {
 	return nil
 }
 
-type PolicyLevel struct {
+func (x *Policy) GetDrift() *PolicyDrift {
+	if x != nil {
+		return x.Drift
+	}
+	return nil
+}
+
+func (x *Policy) GetWaiting() []*SignedPolicy {
+	if x != nil {
+		return x.Waiting
+	}
+	return nil
+}
+
+func (x *Policy) GetRefused() []*SignedPolicy {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+func (x *Policy) GetShadow() *ShadowStatus {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
+func (x *Policy) GetRollouts() []*Rollout {
+	if x != nil {
+		return x.Rollouts
+	}
+	return nil
+}
+
+func (x *Policy) GetDecisions() *DecisionLog {
+	if x != nil {
+		return x.Decisions
+	}
+	return nil
+}
+
+// DecisionLog is what recorded decisions take of the disk. When their files exceed max_bytes the
+// oldest goes, and the trail says how many decisions it held.
+type DecisionLog struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Level         string                 `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
-	Revision      string                 `protobuf:"bytes,2,opt,name=revision,proto3" json:"revision,omitempty"`
-	NotAfter      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	Files         uint64                 `protobuf:"varint,1,opt,name=files,proto3" json:"files,omitempty"`
+	Bytes         uint64                 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	MaxBytes      uint64                 `protobuf:"varint,3,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	Hold          bool                   `protobuf:"varint,4,opt,name=hold,proto3" json:"hold,omitempty"` // trail.hold: nothing goes
+	Kept          uint64                 `protobuf:"varint,5,opt,name=kept,proto3" json:"kept,omitempty"` // decisions
+	Gone          uint64                 `protobuf:"varint,6,opt,name=gone,proto3" json:"gone,omitempty"` // decisions older than all that are kept
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
+func (x *DecisionLog) Reset() {
+	*x = DecisionLog{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DecisionLog) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DecisionLog) ProtoMessage() {}
+
+func (x *DecisionLog) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DecisionLog.ProtoReflect.Descriptor instead.
+func (*DecisionLog) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *DecisionLog) GetFiles() uint64 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *DecisionLog) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *DecisionLog) GetMaxBytes() uint64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+func (x *DecisionLog) GetHold() bool {
+	if x != nil {
+		return x.Hold
+	}
+	return false
+}
+
+func (x *DecisionLog) GetKept() uint64 {
+	if x != nil {
+		return x.Kept
+	}
+	return 0
+}
+
+func (x *DecisionLog) GetGone() uint64 {
+	if x != nil {
+		return x.Gone
+	}
+	return 0
+}
+
+// Rollout is how far this node is with a staged policy.
+type Rollout struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Level         string                 `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	Scope         string                 `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	Ring          string                 `protobuf:"bytes,4,opt,name=ring,proto3" json:"ring,omitempty"`   // of this node
+	Phase         string                 `protobuf:"bytes,5,opt,name=phase,proto3" json:"phase,omitempty"` // waiting, enforcing, stopped
+	Since         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=since,proto3" json:"since,omitempty"`
+	Reason        string                 `protobuf:"bytes,7,opt,name=reason,proto3" json:"reason,omitempty"`      // why it was stopped here
+	Waits         string                 `protobuf:"bytes,8,opt,name=waits,proto3" json:"waits,omitempty"`        // what it waits for
+	Compared      uint64                 `protobuf:"varint,9,opt,name=compared,proto3" json:"compared,omitempty"` // decisions both versions made, in this phase
+	Denied        uint64                 `protobuf:"varint,10,opt,name=denied,proto3" json:"denied,omitempty"`    // of them by the new one only
+	Failed        uint64                 `protobuf:"varint,11,opt,name=failed,proto3" json:"failed,omitempty"`    // of them under the new one
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Rollout) Reset() {
+	*x = Rollout{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Rollout) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Rollout) ProtoMessage() {}
+
+func (x *Rollout) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Rollout.ProtoReflect.Descriptor instead.
+func (*Rollout) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *Rollout) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *Rollout) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *Rollout) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *Rollout) GetRing() string {
+	if x != nil {
+		return x.Ring
+	}
+	return ""
+}
+
+func (x *Rollout) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *Rollout) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *Rollout) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *Rollout) GetWaits() string {
+	if x != nil {
+		return x.Waits
+	}
+	return ""
+}
+
+func (x *Rollout) GetCompared() uint64 {
+	if x != nil {
+		return x.Compared
+	}
+	return 0
+}
+
+func (x *Rollout) GetDenied() uint64 {
+	if x != nil {
+		return x.Denied
+	}
+	return 0
+}
+
+func (x *Rollout) GetFailed() uint64 {
+	if x != nil {
+		return x.Failed
+	}
+	return 0
+}
+
+type PolicyLevel struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Level          string                 `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	Revision       string                 `protobuf:"bytes,2,opt,name=revision,proto3" json:"revision,omitempty"`
+	NotAfter       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	Scope          string                 `protobuf:"bytes,4,opt,name=scope,proto3" json:"scope,omitempty"`
+	StaleMode      string                 `protobuf:"bytes,5,opt,name=stale_mode,json=staleMode,proto3" json:"stale_mode,omitempty"`                    // continue, freeze or deny_new, once there was no news for too long
+	StaleInSeconds float64                `protobuf:"fixed64,6,opt,name=stale_in_seconds,json=staleInSeconds,proto3" json:"stale_in_seconds,omitempty"` // until then; 0: it applies; negative: there is no bound
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
 func (x *PolicyLevel) Reset() {
 	*x = PolicyLevel{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[11]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -873,7 +1143,7 @@ func (x *PolicyLevel) String() string {
 func (*PolicyLevel) ProtoMessage() {}
 
 func (x *PolicyLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[11]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -886,7 +1156,7 @@ func (x *PolicyLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PolicyLevel.ProtoReflect.Descriptor instead.
 func (*PolicyLevel) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{11}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *PolicyLevel) GetLevel() string {
@@ -910,20 +1180,549 @@ func (x *PolicyLevel) GetNotAfter() *timestamppb.Timestamp {
 	return nil
 }
 
+func (x *PolicyLevel) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *PolicyLevel) GetStaleMode() string {
+	if x != nil {
+		return x.StaleMode
+	}
+	return ""
+}
+
+func (x *PolicyLevel) GetStaleInSeconds() float64 {
+	if x != nil {
+		return x.StaleInSeconds
+	}
+	return 0
+}
+
+// PolicyDrift counts the nodes of this node's region that do not enforce what they
+// should, by the records and the statements of nodes that came here.
+type PolicyDrift struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Nodes         uint32                 `protobuf:"varint,1,opt,name=nodes,proto3" json:"nodes,omitempty"`
+	Behind        uint32                 `protobuf:"varint,2,opt,name=behind,proto3" json:"behind,omitempty"` // those of which nothing is known among them
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PolicyDrift) Reset() {
+	*x = PolicyDrift{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PolicyDrift) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PolicyDrift) ProtoMessage() {}
+
+func (x *PolicyDrift) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PolicyDrift.ProtoReflect.Descriptor instead.
+func (*PolicyDrift) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *PolicyDrift) GetNodes() uint32 {
+	if x != nil {
+		return x.Nodes
+	}
+	return 0
+}
+
+func (x *PolicyDrift) GetBehind() uint32 {
+	if x != nil {
+		return x.Behind
+	}
+	return 0
+}
+
+type SignedPolicy struct {
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	Level               string                 `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	Scope               string                 `protobuf:"bytes,2,opt,name=scope,proto3" json:"scope,omitempty"`
+	Version             uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	Mode                string                 `protobuf:"bytes,4,opt,name=mode,proto3" json:"mode,omitempty"`   // enforce, shadow
+	State               string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"` // in force, was in force, staged, stopped, held, waiting, refused
+	Reason              string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`
+	Digest              string                 `protobuf:"bytes,7,opt,name=digest,proto3" json:"digest,omitempty"` // of the content, hex
+	Size                uint64                 `protobuf:"varint,8,opt,name=size,proto3" json:"size,omitempty"`
+	Author              string                 `protobuf:"bytes,9,opt,name=author,proto3" json:"author,omitempty"`
+	Change              string                 `protobuf:"bytes,10,opt,name=change,proto3" json:"change,omitempty"`
+	NotBefore           *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	NotAfter            *timestamppb.Timestamp `protobuf:"bytes,12,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	StaleMode           string                 `protobuf:"bytes,13,opt,name=stale_mode,json=staleMode,proto3" json:"stale_mode,omitempty"`
+	MaxStalenessSeconds float64                `protobuf:"fixed64,14,opt,name=max_staleness_seconds,json=maxStalenessSeconds,proto3" json:"max_staleness_seconds,omitempty"` // 0: no bound
+	File                []byte                 `protobuf:"bytes,15,opt,name=file,proto3" json:"file,omitempty"`                                                              // record and content, where it was asked for
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
+}
+
+func (x *SignedPolicy) Reset() {
+	*x = SignedPolicy{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SignedPolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SignedPolicy) ProtoMessage() {}
+
+func (x *SignedPolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SignedPolicy.ProtoReflect.Descriptor instead.
+func (*SignedPolicy) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *SignedPolicy) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *SignedPolicy) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+func (x *SignedPolicy) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *SignedPolicy) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *SignedPolicy) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *SignedPolicy) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *SignedPolicy) GetDigest() string {
+	if x != nil {
+		return x.Digest
+	}
+	return ""
+}
+
+func (x *SignedPolicy) GetSize() uint64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *SignedPolicy) GetAuthor() string {
+	if x != nil {
+		return x.Author
+	}
+	return ""
+}
+
+func (x *SignedPolicy) GetChange() string {
+	if x != nil {
+		return x.Change
+	}
+	return ""
+}
+
+func (x *SignedPolicy) GetNotBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBefore
+	}
+	return nil
+}
+
+func (x *SignedPolicy) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
+func (x *SignedPolicy) GetStaleMode() string {
+	if x != nil {
+		return x.StaleMode
+	}
+	return ""
+}
+
+func (x *SignedPolicy) GetMaxStalenessSeconds() float64 {
+	if x != nil {
+		return x.MaxStalenessSeconds
+	}
+	return 0
+}
+
+func (x *SignedPolicy) GetFile() []byte {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+type NodePolicy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId      string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	Revision      string                 `protobuf:"bytes,2,opt,name=revision,proto3" json:"revision,omitempty"` // empty: the node has not said
+	Gaps          []string               `protobuf:"bytes,3,rep,name=gaps,proto3" json:"gaps,omitempty"`         // levels at which it does not enforce what it should
+	Refused       []string               `protobuf:"bytes,4,rep,name=refused,proto3" json:"refused,omitempty"`   // records it verified and did not take, and why
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *NodePolicy) Reset() {
+	*x = NodePolicy{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *NodePolicy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*NodePolicy) ProtoMessage() {}
+
+func (x *NodePolicy) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use NodePolicy.ProtoReflect.Descriptor instead.
+func (*NodePolicy) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *NodePolicy) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *NodePolicy) GetRevision() string {
+	if x != nil {
+		return x.Revision
+	}
+	return ""
+}
+
+func (x *NodePolicy) GetGaps() []string {
+	if x != nil {
+		return x.Gaps
+	}
+	return nil
+}
+
+func (x *NodePolicy) GetRefused() []string {
+	if x != nil {
+		return x.Refused
+	}
+	return nil
+}
+
+type ListPoliciesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Files         bool                   `protobuf:"varint,1,opt,name=files,proto3" json:"files,omitempty"`
+	Level         string                 `protobuf:"bytes,2,opt,name=level,proto3" json:"level,omitempty"` // with scope: of this scope only
+	Scope         string                 `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoliciesRequest) Reset() {
+	*x = ListPoliciesRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoliciesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoliciesRequest) ProtoMessage() {}
+
+func (x *ListPoliciesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoliciesRequest.ProtoReflect.Descriptor instead.
+func (*ListPoliciesRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *ListPoliciesRequest) GetFiles() bool {
+	if x != nil {
+		return x.Files
+	}
+	return false
+}
+
+func (x *ListPoliciesRequest) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *ListPoliciesRequest) GetScope() string {
+	if x != nil {
+		return x.Scope
+	}
+	return ""
+}
+
+type ListPoliciesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Items         []*SignedPolicy        `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	Nodes         []*NodePolicy          `protobuf:"bytes,3,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListPoliciesResponse) Reset() {
+	*x = ListPoliciesResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListPoliciesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListPoliciesResponse) ProtoMessage() {}
+
+func (x *ListPoliciesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListPoliciesResponse.ProtoReflect.Descriptor instead.
+func (*ListPoliciesResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ListPoliciesResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *ListPoliciesResponse) GetItems() []*SignedPolicy {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+func (x *ListPoliciesResponse) GetNodes() []*NodePolicy {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+type PublishPolicyRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	File          []byte                 `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishPolicyRequest) Reset() {
+	*x = PublishPolicyRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishPolicyRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishPolicyRequest) ProtoMessage() {}
+
+func (x *PublishPolicyRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishPolicyRequest.ProtoReflect.Descriptor instead.
+func (*PublishPolicyRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *PublishPolicyRequest) GetFile() []byte {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+type PublishPolicyResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Policy        *SignedPolicy          `protobuf:"bytes,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	Changed       bool                   `protobuf:"varint,3,opt,name=changed,proto3" json:"changed,omitempty"` // false: it was held
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PublishPolicyResponse) Reset() {
+	*x = PublishPolicyResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PublishPolicyResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PublishPolicyResponse) ProtoMessage() {}
+
+func (x *PublishPolicyResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PublishPolicyResponse.ProtoReflect.Descriptor instead.
+func (*PublishPolicyResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *PublishPolicyResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *PublishPolicyResponse) GetPolicy() *SignedPolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
+func (x *PublishPolicyResponse) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
 type Trail struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Size          uint64                 `protobuf:"varint,1,opt,name=size,proto3" json:"size,omitempty"`
 	Root          string                 `protobuf:"bytes,2,opt,name=root,proto3" json:"root,omitempty"` // hex
 	At            *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
 	Witnessed     bool                   `protobuf:"varint,4,opt,name=witnessed,proto3" json:"witnessed,omitempty"`
-	Outbox        uint64                 `protobuf:"varint,5,opt,name=outbox,proto3" json:"outbox,omitempty"` // leaves waiting
+	Outbox        uint64                 `protobuf:"varint,5,opt,name=outbox,proto3" json:"outbox,omitempty"`                                    // leaves waiting
+	Witnesses     []string               `protobuf:"bytes,6,rep,name=witnesses,proto3" json:"witnesses,omitempty"`                               // SPIFFE IDs of those who may cosign its heads; none: the region has too few nodes
+	WitnessedSize uint64                 `protobuf:"varint,7,opt,name=witnessed_size,json=witnessedSize,proto3" json:"witnessed_size,omitempty"` // leaves under the newest head that enough of them cosigned
+	WitnessedAt   *timestamppb.Timestamp `protobuf:"bytes,8,opt,name=witnessed_at,json=witnessedAt,proto3" json:"witnessed_at,omitempty"`        // when they had seen that head, by their clocks
+	CosignedBy    []string               `protobuf:"bytes,9,rep,name=cosigned_by,json=cosignedBy,proto3" json:"cosigned_by,omitempty"`           // SPIFFE IDs of who cosigned that head
+	Unwitnessed   string                 `protobuf:"bytes,10,opt,name=unwitnessed,proto3" json:"unwitnessed,omitempty"`                          // why the newest head is not witnessed; empty where it is
+	Custody       *Custody               `protobuf:"bytes,11,opt,name=custody,proto3" json:"custody,omitempty"`                                  // unset where this node neither keeps copies nor has any
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Trail) Reset() {
 	*x = Trail{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[12]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -935,7 +1734,7 @@ func (x *Trail) String() string {
 func (*Trail) ProtoMessage() {}
 
 func (x *Trail) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[12]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -948,7 +1747,7 @@ func (x *Trail) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Trail.ProtoReflect.Descriptor instead.
 func (*Trail) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{12}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Trail) GetSize() uint64 {
@@ -986,6 +1785,309 @@ func (x *Trail) GetOutbox() uint64 {
 	return 0
 }
 
+func (x *Trail) GetWitnesses() []string {
+	if x != nil {
+		return x.Witnesses
+	}
+	return nil
+}
+
+func (x *Trail) GetWitnessedSize() uint64 {
+	if x != nil {
+		return x.WitnessedSize
+	}
+	return 0
+}
+
+func (x *Trail) GetWitnessedAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.WitnessedAt
+	}
+	return nil
+}
+
+func (x *Trail) GetCosignedBy() []string {
+	if x != nil {
+		return x.CosignedBy
+	}
+	return nil
+}
+
+func (x *Trail) GetUnwitnessed() string {
+	if x != nil {
+		return x.Unwitnessed
+	}
+	return ""
+}
+
+func (x *Trail) GetCustody() *Custody {
+	if x != nil {
+		return x.Custody
+	}
+	return nil
+}
+
+// Custody is who keeps this node's trail, and whose it keeps.
+type Custody struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Wanted        uint32                 `protobuf:"varint,1,opt,name=wanted,proto3" json:"wanted,omitempty"` // custodians there are to be
+	Whole         uint32                 `protobuf:"varint,2,opt,name=whole,proto3" json:"whole,omitempty"`   // of them have a whole copy, as of the last round
+	Custodians    []*Custodian           `protobuf:"bytes,3,rep,name=custodians,proto3" json:"custodians,omitempty"`
+	Holds         []*HeldCopy            `protobuf:"bytes,4,rep,name=holds,proto3" json:"holds,omitempty"`
+	UsedBytes     uint64                 `protobuf:"varint,5,opt,name=used_bytes,json=usedBytes,proto3" json:"used_bytes,omitempty"` // of the copies here
+	MaxBytes      uint64                 `protobuf:"varint,6,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Custody) Reset() {
+	*x = Custody{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Custody) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Custody) ProtoMessage() {}
+
+func (x *Custody) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Custody.ProtoReflect.Descriptor instead.
+func (*Custody) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Custody) GetWanted() uint32 {
+	if x != nil {
+		return x.Wanted
+	}
+	return 0
+}
+
+func (x *Custody) GetWhole() uint32 {
+	if x != nil {
+		return x.Whole
+	}
+	return 0
+}
+
+func (x *Custody) GetCustodians() []*Custodian {
+	if x != nil {
+		return x.Custodians
+	}
+	return nil
+}
+
+func (x *Custody) GetHolds() []*HeldCopy {
+	if x != nil {
+		return x.Holds
+	}
+	return nil
+}
+
+func (x *Custody) GetUsedBytes() uint64 {
+	if x != nil {
+		return x.UsedBytes
+	}
+	return 0
+}
+
+func (x *Custody) GetMaxBytes() uint64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+type Custodian struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SpiffeId      string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`    // the newest it has; 0: none
+	Leaves        uint64                 `protobuf:"varint,3,opt,name=leaves,proto3" json:"leaves,omitempty"`  // of it
+	Behind        uint64                 `protobuf:"varint,4,opt,name=behind,proto3" json:"behind,omitempty"`  // leaves of this node's newest epoch that it lacks
+	Whole         bool                   `protobuf:"varint,5,opt,name=whole,proto3" json:"whole,omitempty"`    // it had, when asked, all that there was a round before
+	Heard         *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=heard,proto3" json:"heard,omitempty"`     // unset: not since the node started
+	Trouble       string                 `protobuf:"bytes,7,opt,name=trouble,proto3" json:"trouble,omitempty"` // why it does not answer, or what is wrong with what it has
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Custodian) Reset() {
+	*x = Custodian{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Custodian) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Custodian) ProtoMessage() {}
+
+func (x *Custodian) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Custodian.ProtoReflect.Descriptor instead.
+func (*Custodian) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *Custodian) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *Custodian) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *Custodian) GetLeaves() uint64 {
+	if x != nil {
+		return x.Leaves
+	}
+	return 0
+}
+
+func (x *Custodian) GetBehind() uint64 {
+	if x != nil {
+		return x.Behind
+	}
+	return 0
+}
+
+func (x *Custodian) GetWhole() bool {
+	if x != nil {
+		return x.Whole
+	}
+	return false
+}
+
+func (x *Custodian) GetHeard() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Heard
+	}
+	return nil
+}
+
+func (x *Custodian) GetTrouble() string {
+	if x != nil {
+		return x.Trouble
+	}
+	return ""
+}
+
+type HeldCopy struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Owner         string                 `protobuf:"bytes,1,opt,name=owner,proto3" json:"owner,omitempty"`
+	First         bool                   `protobuf:"varint,2,opt,name=first,proto3" json:"first,omitempty"` // this node is one of its first custodians; else it stands in for one
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Leaves        uint64                 `protobuf:"varint,4,opt,name=leaves,proto3" json:"leaves,omitempty"`
+	Files         uint32                 `protobuf:"varint,5,opt,name=files,proto3" json:"files,omitempty"`
+	Trouble       bool                   `protobuf:"varint,6,opt,name=trouble,proto3" json:"trouble,omitempty"` // the owner showed a head that does not continue the copy
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *HeldCopy) Reset() {
+	*x = HeldCopy{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *HeldCopy) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*HeldCopy) ProtoMessage() {}
+
+func (x *HeldCopy) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use HeldCopy.ProtoReflect.Descriptor instead.
+func (*HeldCopy) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *HeldCopy) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *HeldCopy) GetFirst() bool {
+	if x != nil {
+		return x.First
+	}
+	return false
+}
+
+func (x *HeldCopy) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *HeldCopy) GetLeaves() uint64 {
+	if x != nil {
+		return x.Leaves
+	}
+	return 0
+}
+
+func (x *HeldCopy) GetFiles() uint32 {
+	if x != nil {
+		return x.Files
+	}
+	return 0
+}
+
+func (x *HeldCopy) GetTrouble() bool {
+	if x != nil {
+		return x.Trouble
+	}
+	return false
+}
+
 type PeerStatus struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	SpiffeId        string                 `protobuf:"bytes,1,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
@@ -995,17 +2097,27 @@ type PeerStatus struct {
 	RttMs           float64                `protobuf:"fixed64,5,opt,name=rtt_ms,json=rttMs,proto3" json:"rtt_ms,omitempty"`
 	Hint            string                 `protobuf:"bytes,6,opt,name=hint,proto3" json:"hint,omitempty"`                                                  // serf: alive, failed, left; never trusted
 	StateAgeSeconds float64                `protobuf:"fixed64,7,opt,name=state_age_seconds,json=stateAgeSeconds,proto3" json:"state_age_seconds,omitempty"` // since its newest record; negative: none held
-	MissingRecords  uint64                 `protobuf:"varint,8,opt,name=missing_records,json=missingRecords,proto3" json:"missing_records,omitempty"`
+	MissingRecords  uint64                 `protobuf:"varint,8,opt,name=missing_records,json=missingRecords,proto3" json:"missing_records,omitempty"`       // signed heads it showed, less what is held here
 	AttestedBy      string                 `protobuf:"bytes,9,opt,name=attested_by,json=attestedBy,proto3" json:"attested_by,omitempty"`
 	Reason          string                 `protobuf:"bytes,10,opt,name=reason,proto3" json:"reason,omitempty"`
 	Attestation     *Attestation           `protobuf:"bytes,11,opt,name=attestation,proto3" json:"attestation,omitempty"` // unset for nodes of other regions and without a TPM
+	MissingBytes    uint64                 `protobuf:"varint,12,opt,name=missing_bytes,json=missingBytes,proto3" json:"missing_bytes,omitempty"`
+	MissingSeconds  float64                `protobuf:"fixed64,13,opt,name=missing_seconds,json=missingSeconds,proto3" json:"missing_seconds,omitempty"` // age of the oldest of them that is known of
+	OwedRecords     uint64                 `protobuf:"varint,14,opt,name=owed_records,json=owedRecords,proto3" json:"owed_records,omitempty"`           // held here and not there when it last told; those that others push to it count as held
+	OwedBytes       uint64                 `protobuf:"varint,15,opt,name=owed_bytes,json=owedBytes,proto3" json:"owed_bytes,omitempty"`
+	OwedSeconds     float64                `protobuf:"fixed64,16,opt,name=owed_seconds,json=owedSeconds,proto3" json:"owed_seconds,omitempty"`
+	Mode            string                 `protobuf:"bytes,17,opt,name=mode,proto3" json:"mode,omitempty"`                                      // of the gossip session: full, tree, headers; empty: there is none
+	Budget          uint64                 `protobuf:"varint,18,opt,name=budget,proto3" json:"budget,omitempty"`                                 // its bytes a second, as both sides have it; 0: no limit
+	SentBytes       uint64                 `protobuf:"varint,19,opt,name=sent_bytes,json=sentBytes,proto3" json:"sent_bytes,omitempty"`          // since it began
+	WaitingBytes    uint64                 `protobuf:"varint,20,opt,name=waiting_bytes,json=waitingBytes,proto3" json:"waiting_bytes,omitempty"` // for the budget, or for the peer to take them
+	Policy          *NodePolicy            `protobuf:"bytes,21,opt,name=policy,proto3" json:"policy,omitempty"`                                  // unset for nodes of other regions
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *PeerStatus) Reset() {
 	*x = PeerStatus{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[13]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1017,7 +2129,7 @@ func (x *PeerStatus) String() string {
 func (*PeerStatus) ProtoMessage() {}
 
 func (x *PeerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[13]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1030,7 +2142,7 @@ func (x *PeerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerStatus.ProtoReflect.Descriptor instead.
 func (*PeerStatus) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{13}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *PeerStatus) GetSpiffeId() string {
@@ -1110,6 +2222,76 @@ func (x *PeerStatus) GetAttestation() *Attestation {
 	return nil
 }
 
+func (x *PeerStatus) GetMissingBytes() uint64 {
+	if x != nil {
+		return x.MissingBytes
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetMissingSeconds() float64 {
+	if x != nil {
+		return x.MissingSeconds
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetOwedRecords() uint64 {
+	if x != nil {
+		return x.OwedRecords
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetOwedBytes() uint64 {
+	if x != nil {
+		return x.OwedBytes
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetOwedSeconds() float64 {
+	if x != nil {
+		return x.OwedSeconds
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *PeerStatus) GetBudget() uint64 {
+	if x != nil {
+		return x.Budget
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetSentBytes() uint64 {
+	if x != nil {
+		return x.SentBytes
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetWaitingBytes() uint64 {
+	if x != nil {
+		return x.WaitingBytes
+	}
+	return 0
+}
+
+func (x *PeerStatus) GetPolicy() *NodePolicy {
+	if x != nil {
+		return x.Policy
+	}
+	return nil
+}
+
 type RegionSummary struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
@@ -1126,7 +2308,7 @@ type RegionSummary struct {
 
 func (x *RegionSummary) Reset() {
 	*x = RegionSummary{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[14]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1138,7 +2320,7 @@ func (x *RegionSummary) String() string {
 func (*RegionSummary) ProtoMessage() {}
 
 func (x *RegionSummary) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[14]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1151,7 +2333,7 @@ func (x *RegionSummary) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RegionSummary.ProtoReflect.Descriptor instead.
 func (*RegionSummary) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{14}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *RegionSummary) GetRegion() string {
@@ -1223,7 +2405,7 @@ type Service struct {
 
 func (x *Service) Reset() {
 	*x = Service{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[15]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +2417,7 @@ func (x *Service) String() string {
 func (*Service) ProtoMessage() {}
 
 func (x *Service) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[15]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1248,7 +2430,7 @@ func (x *Service) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Service.ProtoReflect.Descriptor instead.
 func (*Service) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{15}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Service) GetName() string {
@@ -1286,442 +2468,6 @@ func (x *Service) GetHealthy() uint32 {
 	return 0
 }
 
-type ListStateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Prefix        string                 `protobuf:"bytes,1,opt,name=prefix,proto3" json:"prefix,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ListStateRequest) Reset() {
-	*x = ListStateRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[16]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ListStateRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ListStateRequest) ProtoMessage() {}
-
-func (x *ListStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[16]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ListStateRequest.ProtoReflect.Descriptor instead.
-func (*ListStateRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{16}
-}
-
-func (x *ListStateRequest) GetPrefix() string {
-	if x != nil {
-		return x.Prefix
-	}
-	return ""
-}
-
-type ListStateResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
-	Items         []*StateItem           `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *ListStateResponse) Reset() {
-	*x = ListStateResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[17]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *ListStateResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*ListStateResponse) ProtoMessage() {}
-
-func (x *ListStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[17]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use ListStateResponse.ProtoReflect.Descriptor instead.
-func (*ListStateResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{17}
-}
-
-func (x *ListStateResponse) GetView() *View {
-	if x != nil {
-		return x.View
-	}
-	return nil
-}
-
-func (x *ListStateResponse) GetItems() []*StateItem {
-	if x != nil {
-		return x.Items
-	}
-	return nil
-}
-
-type StateItem struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	Owner         string                 `protobuf:"bytes,3,opt,name=owner,proto3" json:"owner,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Seq           uint64                 `protobuf:"varint,5,opt,name=seq,proto3" json:"seq,omitempty"`
-	At            *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=at,proto3" json:"at,omitempty"`
-	Lease         string                 `protobuf:"bytes,7,opt,name=lease,proto3" json:"lease,omitempty"`      // live, delayed, stale, expired
-	Suspect       bool                   `protobuf:"varint,8,opt,name=suspect,proto3" json:"suspect,omitempty"` // its owner is frozen: last good state
-	Scope         string                 `protobuf:"bytes,9,opt,name=scope,proto3" json:"scope,omitempty"`
-	AgeSeconds    float64                `protobuf:"fixed64,10,opt,name=age_seconds,json=ageSeconds,proto3" json:"age_seconds,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *StateItem) Reset() {
-	*x = StateItem{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[18]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *StateItem) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*StateItem) ProtoMessage() {}
-
-func (x *StateItem) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[18]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use StateItem.ProtoReflect.Descriptor instead.
-func (*StateItem) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{18}
-}
-
-func (x *StateItem) GetKey() string {
-	if x != nil {
-		return x.Key
-	}
-	return ""
-}
-
-func (x *StateItem) GetValue() []byte {
-	if x != nil {
-		return x.Value
-	}
-	return nil
-}
-
-func (x *StateItem) GetOwner() string {
-	if x != nil {
-		return x.Owner
-	}
-	return ""
-}
-
-func (x *StateItem) GetEpoch() uint64 {
-	if x != nil {
-		return x.Epoch
-	}
-	return 0
-}
-
-func (x *StateItem) GetSeq() uint64 {
-	if x != nil {
-		return x.Seq
-	}
-	return 0
-}
-
-func (x *StateItem) GetAt() *timestamppb.Timestamp {
-	if x != nil {
-		return x.At
-	}
-	return nil
-}
-
-func (x *StateItem) GetLease() string {
-	if x != nil {
-		return x.Lease
-	}
-	return ""
-}
-
-func (x *StateItem) GetSuspect() bool {
-	if x != nil {
-		return x.Suspect
-	}
-	return false
-}
-
-func (x *StateItem) GetScope() string {
-	if x != nil {
-		return x.Scope
-	}
-	return ""
-}
-
-func (x *StateItem) GetAgeSeconds() float64 {
-	if x != nil {
-		return x.AgeSeconds
-	}
-	return 0
-}
-
-type PutStateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	Value         []byte                 `protobuf:"bytes,2,opt,name=value,proto3" json:"value,omitempty"`
-	Scope         string                 `protobuf:"bytes,3,opt,name=scope,proto3" json:"scope,omitempty"` // zone, region (default), global
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *PutStateRequest) Reset() {
-	*x = PutStateRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[19]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *PutStateRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*PutStateRequest) ProtoMessage() {}
-
-func (x *PutStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[19]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use PutStateRequest.ProtoReflect.Descriptor instead.
-func (*PutStateRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{19}
-}
-
-func (x *PutStateRequest) GetKey() string {
-	if x != nil {
-		return x.Key
-	}
-	return ""
-}
-
-func (x *PutStateRequest) GetValue() []byte {
-	if x != nil {
-		return x.Value
-	}
-	return nil
-}
-
-func (x *PutStateRequest) GetScope() string {
-	if x != nil {
-		return x.Scope
-	}
-	return ""
-}
-
-type PutStateResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *PutStateResponse) Reset() {
-	*x = PutStateResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[20]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *PutStateResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*PutStateResponse) ProtoMessage() {}
-
-func (x *PutStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[20]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use PutStateResponse.ProtoReflect.Descriptor instead.
-func (*PutStateResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{20}
-}
-
-func (x *PutStateResponse) GetView() *View {
-	if x != nil {
-		return x.View
-	}
-	return nil
-}
-
-func (x *PutStateResponse) GetEpoch() uint64 {
-	if x != nil {
-		return x.Epoch
-	}
-	return 0
-}
-
-func (x *PutStateResponse) GetSeq() uint64 {
-	if x != nil {
-		return x.Seq
-	}
-	return 0
-}
-
-type DeleteStateRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Key           string                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *DeleteStateRequest) Reset() {
-	*x = DeleteStateRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[21]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DeleteStateRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DeleteStateRequest) ProtoMessage() {}
-
-func (x *DeleteStateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[21]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DeleteStateRequest.ProtoReflect.Descriptor instead.
-func (*DeleteStateRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{21}
-}
-
-func (x *DeleteStateRequest) GetKey() string {
-	if x != nil {
-		return x.Key
-	}
-	return ""
-}
-
-type DeleteStateResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Seq           uint64                 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *DeleteStateResponse) Reset() {
-	*x = DeleteStateResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[22]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *DeleteStateResponse) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*DeleteStateResponse) ProtoMessage() {}
-
-func (x *DeleteStateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[22]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use DeleteStateResponse.ProtoReflect.Descriptor instead.
-func (*DeleteStateResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{22}
-}
-
-func (x *DeleteStateResponse) GetView() *View {
-	if x != nil {
-		return x.View
-	}
-	return nil
-}
-
-func (x *DeleteStateResponse) GetEpoch() uint64 {
-	if x != nil {
-		return x.Epoch
-	}
-	return 0
-}
-
-func (x *DeleteStateResponse) GetSeq() uint64 {
-	if x != nil {
-		return x.Seq
-	}
-	return 0
-}
-
 type ListCasesRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1730,7 +2476,7 @@ type ListCasesRequest struct {
 
 func (x *ListCasesRequest) Reset() {
 	*x = ListCasesRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[23]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1742,7 +2488,7 @@ func (x *ListCasesRequest) String() string {
 func (*ListCasesRequest) ProtoMessage() {}
 
 func (x *ListCasesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[23]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1755,7 +2501,7 @@ func (x *ListCasesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCasesRequest.ProtoReflect.Descriptor instead.
 func (*ListCasesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{23}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{28}
 }
 
 type ListCasesResponse struct {
@@ -1768,7 +2514,7 @@ type ListCasesResponse struct {
 
 func (x *ListCasesResponse) Reset() {
 	*x = ListCasesResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[24]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1780,7 +2526,7 @@ func (x *ListCasesResponse) String() string {
 func (*ListCasesResponse) ProtoMessage() {}
 
 func (x *ListCasesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[24]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1793,7 +2539,7 @@ func (x *ListCasesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListCasesResponse.ProtoReflect.Descriptor instead.
 func (*ListCasesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{24}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ListCasesResponse) GetView() *View {
@@ -1827,7 +2573,7 @@ type Case struct {
 
 func (x *Case) Reset() {
 	*x = Case{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[25]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1839,7 +2585,7 @@ func (x *Case) String() string {
 func (*Case) ProtoMessage() {}
 
 func (x *Case) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[25]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1852,7 +2598,7 @@ func (x *Case) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Case.ProtoReflect.Descriptor instead.
 func (*Case) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{25}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Case) GetId() string {
@@ -1927,7 +2673,7 @@ type ShowCaseRequest struct {
 
 func (x *ShowCaseRequest) Reset() {
 	*x = ShowCaseRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[26]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1939,7 +2685,7 @@ func (x *ShowCaseRequest) String() string {
 func (*ShowCaseRequest) ProtoMessage() {}
 
 func (x *ShowCaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[26]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1952,7 +2698,7 @@ func (x *ShowCaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowCaseRequest.ProtoReflect.Descriptor instead.
 func (*ShowCaseRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{26}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *ShowCaseRequest) GetId() string {
@@ -1976,7 +2722,7 @@ type ShowCaseResponse struct {
 
 func (x *ShowCaseResponse) Reset() {
 	*x = ShowCaseResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[27]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1988,7 +2734,7 @@ func (x *ShowCaseResponse) String() string {
 func (*ShowCaseResponse) ProtoMessage() {}
 
 func (x *ShowCaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[27]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2001,7 +2747,7 @@ func (x *ShowCaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShowCaseResponse.ProtoReflect.Descriptor instead.
 func (*ShowCaseResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{27}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ShowCaseResponse) GetView() *View {
@@ -2056,7 +2802,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[28]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2068,7 +2814,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[28]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2081,7 +2827,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{28}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *ReleaseRequest) GetId() string {
@@ -2108,7 +2854,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[29]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2120,7 +2866,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[29]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2133,7 +2879,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{29}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReleaseResponse) GetView() *View {
@@ -2159,7 +2905,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[30]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2171,7 +2917,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[30]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2184,7 +2930,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{30}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *WhyRequest) GetId() string {
@@ -2195,16 +2941,19 @@ func (x *WhyRequest) GetId() string {
 }
 
 type WhyResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
-	Decision      *Decision              `protobuf:"bytes,2,opt,name=decision,proto3" json:"decision,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	View            *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Decision        *Decision              `protobuf:"bytes,2,opt,name=decision,proto3" json:"decision,omitempty"`
+	EventJson       string                 `protobuf:"bytes,3,opt,name=event_json,json=eventJson,proto3" json:"event_json,omitempty"`                   // as it was recorded, an event of OPA's decision log
+	ExplanationJson string                 `protobuf:"bytes,4,opt,name=explanation_json,json=explanationJson,proto3" json:"explanation_json,omitempty"` // as policy/why writes it; empty where there is none
+	Unexplained     string                 `protobuf:"bytes,5,opt,name=unexplained,proto3" json:"unexplained,omitempty"`                                // why there is none
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[31]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2216,7 +2965,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[31]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2229,7 +2978,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{31}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *WhyResponse) GetView() *View {
@@ -2244,6 +2993,259 @@ func (x *WhyResponse) GetDecision() *Decision {
 		return x.Decision
 	}
 	return nil
+}
+
+func (x *WhyResponse) GetEventJson() string {
+	if x != nil {
+		return x.EventJson
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetExplanationJson() string {
+	if x != nil {
+		return x.ExplanationJson
+	}
+	return ""
+}
+
+func (x *WhyResponse) GetUnexplained() string {
+	if x != nil {
+		return x.Unexplained
+	}
+	return ""
+}
+
+type SealDecisionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealDecisionsRequest) Reset() {
+	*x = SealDecisionsRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealDecisionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealDecisionsRequest) ProtoMessage() {}
+
+func (x *SealDecisionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealDecisionsRequest.ProtoReflect.Descriptor instead.
+func (*SealDecisionsRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{37}
+}
+
+type SealDecisionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Dir           string                 `protobuf:"bytes,2,opt,name=dir,proto3" json:"dir,omitempty"` // of the segments
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SealDecisionsResponse) Reset() {
+	*x = SealDecisionsResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SealDecisionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SealDecisionsResponse) ProtoMessage() {}
+
+func (x *SealDecisionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SealDecisionsResponse.ProtoReflect.Descriptor instead.
+func (*SealDecisionsResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *SealDecisionsResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *SealDecisionsResponse) GetDir() string {
+	if x != nil {
+		return x.Dir
+	}
+	return ""
+}
+
+type ErasePayloadsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Subject       string                 `protobuf:"bytes,1,opt,name=subject,proto3" json:"subject,omitempty"`  // SPIFFE ID of who asked; or empty
+	Class         string                 `protobuf:"bytes,2,opt,name=class,proto3" json:"class,omitempty"`      // of data; or empty
+	Before        string                 `protobuf:"bytes,3,opt,name=before,proto3" json:"before,omitempty"`    // a UTC day, such as 2026-11-21; empty: everything so far
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`    // kept in the trail; never the data itself
+	Preview       bool                   `protobuf:"varint,5,opt,name=preview,proto3" json:"preview,omitempty"` // only say what there is
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErasePayloadsRequest) Reset() {
+	*x = ErasePayloadsRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErasePayloadsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErasePayloadsRequest) ProtoMessage() {}
+
+func (x *ErasePayloadsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErasePayloadsRequest.ProtoReflect.Descriptor instead.
+func (*ErasePayloadsRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ErasePayloadsRequest) GetSubject() string {
+	if x != nil {
+		return x.Subject
+	}
+	return ""
+}
+
+func (x *ErasePayloadsRequest) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *ErasePayloadsRequest) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *ErasePayloadsRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *ErasePayloadsRequest) GetPreview() bool {
+	if x != nil {
+		return x.Preview
+	}
+	return false
+}
+
+type ErasePayloadsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Erasure       string                 `protobuf:"bytes,2,opt,name=erasure,proto3" json:"erasure,omitempty"` // of the trail's leaf payload.erase; empty in a preview, and where nothing was there
+	Keys          uint32                 `protobuf:"varint,3,opt,name=keys,proto3" json:"keys,omitempty"`      // destroyed, or to be destroyed
+	Days          uint32                 `protobuf:"varint,4,opt,name=days,proto3" json:"days,omitempty"`      // in a preview: of how many days
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ErasePayloadsResponse) Reset() {
+	*x = ErasePayloadsResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ErasePayloadsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ErasePayloadsResponse) ProtoMessage() {}
+
+func (x *ErasePayloadsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ErasePayloadsResponse.ProtoReflect.Descriptor instead.
+func (*ErasePayloadsResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *ErasePayloadsResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *ErasePayloadsResponse) GetErasure() string {
+	if x != nil {
+		return x.Erasure
+	}
+	return ""
+}
+
+func (x *ErasePayloadsResponse) GetKeys() uint32 {
+	if x != nil {
+		return x.Keys
+	}
+	return 0
+}
+
+func (x *ErasePayloadsResponse) GetDays() uint32 {
+	if x != nil {
+		return x.Days
+	}
+	return 0
 }
 
 type Decision struct {
@@ -2267,7 +3269,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[32]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2279,7 +3281,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[32]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2292,7 +3294,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{32}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *Decision) GetId() string {
@@ -2397,7 +3399,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2409,7 +3411,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2422,7 +3424,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{33}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *Verdict) GetLevel() string {
@@ -2455,7 +3457,7 @@ type ListAttestationsRequest struct {
 
 func (x *ListAttestationsRequest) Reset() {
 	*x = ListAttestationsRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2467,7 +3469,7 @@ func (x *ListAttestationsRequest) String() string {
 func (*ListAttestationsRequest) ProtoMessage() {}
 
 func (x *ListAttestationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2480,7 +3482,7 @@ func (x *ListAttestationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttestationsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttestationsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{34}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListAttestationsRequest) GetNode() string {
@@ -2500,7 +3502,7 @@ type ListAttestationsResponse struct {
 
 func (x *ListAttestationsResponse) Reset() {
 	*x = ListAttestationsResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2512,7 +3514,7 @@ func (x *ListAttestationsResponse) String() string {
 func (*ListAttestationsResponse) ProtoMessage() {}
 
 func (x *ListAttestationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2525,7 +3527,7 @@ func (x *ListAttestationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttestationsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttestationsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{35}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ListAttestationsResponse) GetView() *View {
@@ -2567,7 +3569,7 @@ type NodeAttestation struct {
 
 func (x *NodeAttestation) Reset() {
 	*x = NodeAttestation{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2579,7 +3581,7 @@ func (x *NodeAttestation) String() string {
 func (*NodeAttestation) ProtoMessage() {}
 
 func (x *NodeAttestation) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2592,7 +3594,7 @@ func (x *NodeAttestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAttestation.ProtoReflect.Descriptor instead.
 func (*NodeAttestation) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{36}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *NodeAttestation) GetSpiffeId() string {
@@ -2716,7 +3718,7 @@ type Digests struct {
 
 func (x *Digests) Reset() {
 	*x = Digests{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2728,7 +3730,7 @@ func (x *Digests) String() string {
 func (*Digests) ProtoMessage() {}
 
 func (x *Digests) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2741,7 +3743,7 @@ func (x *Digests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digests.ProtoReflect.Descriptor instead.
 func (*Digests) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{37}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Digests) GetSha256() []string {
@@ -2761,13 +3763,14 @@ type Check struct {
 	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
 	File          string                 `protobuf:"bytes,6,opt,name=file,proto3" json:"file,omitempty"`
 	Line          uint32                 `protobuf:"varint,7,opt,name=line,proto3" json:"line,omitempty"`
+	Owner         string                 `protobuf:"bytes,8,opt,name=owner,proto3" json:"owner,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2779,7 +3782,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2792,7 +3795,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{38}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Check) GetRule() string {
@@ -2844,6 +3847,13 @@ func (x *Check) GetLine() uint32 {
 	return 0
 }
 
+func (x *Check) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
 type AttestRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2852,7 +3862,7 @@ type AttestRequest struct {
 
 func (x *AttestRequest) Reset() {
 	*x = AttestRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2864,7 +3874,7 @@ func (x *AttestRequest) String() string {
 func (*AttestRequest) ProtoMessage() {}
 
 func (x *AttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2877,7 +3887,7 @@ func (x *AttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestRequest.ProtoReflect.Descriptor instead.
 func (*AttestRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{39}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{48}
 }
 
 type AttestResponse struct {
@@ -2893,7 +3903,7 @@ type AttestResponse struct {
 
 func (x *AttestResponse) Reset() {
 	*x = AttestResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2905,7 +3915,7 @@ func (x *AttestResponse) String() string {
 func (*AttestResponse) ProtoMessage() {}
 
 func (x *AttestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2918,7 +3928,7 @@ func (x *AttestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestResponse.ProtoReflect.Descriptor instead.
 func (*AttestResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{40}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *AttestResponse) GetView() *View {
@@ -2956,6 +3966,1264 @@ func (x *AttestResponse) GetSvidExpires() *timestamppb.Timestamp {
 	return nil
 }
 
+type ListEntriesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEntriesRequest) Reset() {
+	*x = ListEntriesRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEntriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEntriesRequest) ProtoMessage() {}
+
+func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
+func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{50}
+}
+
+type ListEntriesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Items         []*Entry               `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListEntriesResponse) Reset() {
+	*x = ListEntriesResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListEntriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListEntriesResponse) ProtoMessage() {}
+
+func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
+func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *ListEntriesResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *ListEntriesResponse) GetItems() []*Entry {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// Entry is a registration entry of the issuer.
+type Entry struct {
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Id             string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // given by the issuer
+	SpiffeId       string                 `protobuf:"bytes,2,opt,name=spiffe_id,json=spiffeId,proto3" json:"spiffe_id,omitempty"`
+	ParentId       string                 `protobuf:"bytes,3,opt,name=parent_id,json=parentId,proto3" json:"parent_id,omitempty"`
+	Selectors      []string               `protobuf:"bytes,4,rep,name=selectors,proto3" json:"selectors,omitempty"`
+	Class          string                 `protobuf:"bytes,5,opt,name=class,proto3" json:"class,omitempty"`                                             // of a node
+	X509TtlSeconds float64                `protobuf:"fixed64,6,opt,name=x509_ttl_seconds,json=x509TtlSeconds,proto3" json:"x509_ttl_seconds,omitempty"` // 0: the issuer's
+	JwtTtlSeconds  float64                `protobuf:"fixed64,7,opt,name=jwt_ttl_seconds,json=jwtTtlSeconds,proto3" json:"jwt_ttl_seconds,omitempty"`
+	FederatesWith  []string               `protobuf:"bytes,8,rep,name=federates_with,json=federatesWith,proto3" json:"federates_with,omitempty"` // trust domains
+	Expires        *timestamppb.Timestamp `protobuf:"bytes,9,opt,name=expires,proto3" json:"expires,omitempty"`
+	DnsNames       []string               `protobuf:"bytes,10,rep,name=dns_names,json=dnsNames,proto3" json:"dns_names,omitempty"`
+	Hint           string                 `protobuf:"bytes,11,opt,name=hint,proto3" json:"hint,omitempty"`
+	From           string                 `protobuf:"bytes,12,opt,name=from,proto3" json:"from,omitempty"`                       // file: the configuration; apply; api: the admin socket
+	InForce        bool                   `protobuf:"varint,13,opt,name=in_force,json=inForce,proto3" json:"in_force,omitempty"` // false: a file of the configuration contradicts it
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
+func (x *Entry) Reset() {
+	*x = Entry{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Entry) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Entry) ProtoMessage() {}
+
+func (x *Entry) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Entry.ProtoReflect.Descriptor instead.
+func (*Entry) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{52}
+}
+
+func (x *Entry) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *Entry) GetSpiffeId() string {
+	if x != nil {
+		return x.SpiffeId
+	}
+	return ""
+}
+
+func (x *Entry) GetParentId() string {
+	if x != nil {
+		return x.ParentId
+	}
+	return ""
+}
+
+func (x *Entry) GetSelectors() []string {
+	if x != nil {
+		return x.Selectors
+	}
+	return nil
+}
+
+func (x *Entry) GetClass() string {
+	if x != nil {
+		return x.Class
+	}
+	return ""
+}
+
+func (x *Entry) GetX509TtlSeconds() float64 {
+	if x != nil {
+		return x.X509TtlSeconds
+	}
+	return 0
+}
+
+func (x *Entry) GetJwtTtlSeconds() float64 {
+	if x != nil {
+		return x.JwtTtlSeconds
+	}
+	return 0
+}
+
+func (x *Entry) GetFederatesWith() []string {
+	if x != nil {
+		return x.FederatesWith
+	}
+	return nil
+}
+
+func (x *Entry) GetExpires() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Expires
+	}
+	return nil
+}
+
+func (x *Entry) GetDnsNames() []string {
+	if x != nil {
+		return x.DnsNames
+	}
+	return nil
+}
+
+func (x *Entry) GetHint() string {
+	if x != nil {
+		return x.Hint
+	}
+	return ""
+}
+
+func (x *Entry) GetFrom() string {
+	if x != nil {
+		return x.From
+	}
+	return ""
+}
+
+func (x *Entry) GetInForce() bool {
+	if x != nil {
+		return x.InForce
+	}
+	return false
+}
+
+type ApplyEntriesRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Entries       []*Entry               `protobuf:"bytes,1,rep,name=entries,proto3" json:"entries,omitempty"` // id, from and in_force are not read
+	Prune         bool                   `protobuf:"varint,2,opt,name=prune,proto3" json:"prune,omitempty"`    // take away applied entries that are not among these
+	DryRun        bool                   `protobuf:"varint,3,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyEntriesRequest) Reset() {
+	*x = ApplyEntriesRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyEntriesRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyEntriesRequest) ProtoMessage() {}
+
+func (x *ApplyEntriesRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyEntriesRequest.ProtoReflect.Descriptor instead.
+func (*ApplyEntriesRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{53}
+}
+
+func (x *ApplyEntriesRequest) GetEntries() []*Entry {
+	if x != nil {
+		return x.Entries
+	}
+	return nil
+}
+
+func (x *ApplyEntriesRequest) GetPrune() bool {
+	if x != nil {
+		return x.Prune
+	}
+	return false
+}
+
+func (x *ApplyEntriesRequest) GetDryRun() bool {
+	if x != nil {
+		return x.DryRun
+	}
+	return false
+}
+
+type ApplyEntriesResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Changes       []*EntryChange         `protobuf:"bytes,2,rep,name=changes,proto3" json:"changes,omitempty"`
+	Refusals      []*EntryRefusal        `protobuf:"bytes,3,rep,name=refusals,proto3" json:"refusals,omitempty"` // any: nothing was changed
+	Unchanged     uint32                 `protobuf:"varint,4,opt,name=unchanged,proto3" json:"unchanged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyEntriesResponse) Reset() {
+	*x = ApplyEntriesResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyEntriesResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyEntriesResponse) ProtoMessage() {}
+
+func (x *ApplyEntriesResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyEntriesResponse.ProtoReflect.Descriptor instead.
+func (*ApplyEntriesResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *ApplyEntriesResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *ApplyEntriesResponse) GetChanges() []*EntryChange {
+	if x != nil {
+		return x.Changes
+	}
+	return nil
+}
+
+func (x *ApplyEntriesResponse) GetRefusals() []*EntryRefusal {
+	if x != nil {
+		return x.Refusals
+	}
+	return nil
+}
+
+func (x *ApplyEntriesResponse) GetUnchanged() uint32 {
+	if x != nil {
+		return x.Unchanged
+	}
+	return 0
+}
+
+type EntryChange struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Action        string                 `protobuf:"bytes,1,opt,name=action,proto3" json:"action,omitempty"` // create, update, delete
+	Entry         *Entry                 `protobuf:"bytes,2,opt,name=entry,proto3" json:"entry,omitempty"`   // as it is afterwards; if deleted, as it was
+	Before        *Entry                 `protobuf:"bytes,3,opt,name=before,proto3" json:"before,omitempty"` // of an update
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EntryChange) Reset() {
+	*x = EntryChange{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EntryChange) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EntryChange) ProtoMessage() {}
+
+func (x *EntryChange) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EntryChange.ProtoReflect.Descriptor instead.
+func (*EntryChange) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *EntryChange) GetAction() string {
+	if x != nil {
+		return x.Action
+	}
+	return ""
+}
+
+func (x *EntryChange) GetEntry() *Entry {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
+func (x *EntryChange) GetBefore() *Entry {
+	if x != nil {
+		return x.Before
+	}
+	return nil
+}
+
+type EntryRefusal struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint32                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"` // in the request
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *EntryRefusal) Reset() {
+	*x = EntryRefusal{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *EntryRefusal) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*EntryRefusal) ProtoMessage() {}
+
+func (x *EntryRefusal) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use EntryRefusal.ProtoReflect.Descriptor instead.
+func (*EntryRefusal) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *EntryRefusal) GetIndex() uint32 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *EntryRefusal) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type DeleteEntryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // a prefix is enough where it is unique
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteEntryRequest) Reset() {
+	*x = DeleteEntryRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteEntryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteEntryRequest) ProtoMessage() {}
+
+func (x *DeleteEntryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteEntryRequest.ProtoReflect.Descriptor instead.
+func (*DeleteEntryRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *DeleteEntryRequest) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+type DeleteEntryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Entry         *Entry                 `protobuf:"bytes,2,opt,name=entry,proto3" json:"entry,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeleteEntryResponse) Reset() {
+	*x = DeleteEntryResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeleteEntryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeleteEntryResponse) ProtoMessage() {}
+
+func (x *DeleteEntryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeleteEntryResponse.ProtoReflect.Descriptor instead.
+func (*DeleteEntryResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *DeleteEntryResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *DeleteEntryResponse) GetEntry() *Entry {
+	if x != nil {
+		return x.Entry
+	}
+	return nil
+}
+
+type ListTrustRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTrustRequest) Reset() {
+	*x = ListTrustRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTrustRequest) ProtoMessage() {}
+
+func (x *ListTrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTrustRequest.ProtoReflect.Descriptor instead.
+func (*ListTrustRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{59}
+}
+
+type ListTrustResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Items         []*TrustRecord         `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListTrustResponse) Reset() {
+	*x = ListTrustResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListTrustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListTrustResponse) ProtoMessage() {}
+
+func (x *ListTrustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListTrustResponse.ProtoReflect.Descriptor instead.
+func (*ListTrustResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *ListTrustResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *ListTrustResponse) GetItems() []*TrustRecord {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+// TrustRecord is what one region is verified with.
+type TrustRecord struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"`
+	TrustDomain   string                 `protobuf:"bytes,2,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
+	Version       uint64                 `protobuf:"varint,3,opt,name=version,proto3" json:"version,omitempty"`
+	State         string                 `protobuf:"bytes,4,opt,name=state,proto3" json:"state,omitempty"` // valid, early, expired, draft; unverified, where no global key was at hand
+	NotBefore     *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=not_before,json=notBefore,proto3" json:"not_before,omitempty"`
+	NotAfter      *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	Signatures    uint32                 `protobuf:"varint,7,opt,name=signatures,proto3" json:"signatures,omitempty"`
+	Roots         []*TrustRoot           `protobuf:"bytes,8,rep,name=roots,proto3" json:"roots,omitempty"`
+	AuthorityKey  string                 `protobuf:"bytes,9,opt,name=authority_key,json=authorityKey,proto3" json:"authority_key,omitempty"` // fingerprint, as of roots
+	PolicyKey     string                 `protobuf:"bytes,10,opt,name=policy_key,json=policyKey,proto3" json:"policy_key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustRecord) Reset() {
+	*x = TrustRecord{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustRecord) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustRecord) ProtoMessage() {}
+
+func (x *TrustRecord) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustRecord.ProtoReflect.Descriptor instead.
+func (*TrustRecord) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *TrustRecord) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *TrustRecord) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+func (x *TrustRecord) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *TrustRecord) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *TrustRecord) GetNotBefore() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotBefore
+	}
+	return nil
+}
+
+func (x *TrustRecord) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
+func (x *TrustRecord) GetSignatures() uint32 {
+	if x != nil {
+		return x.Signatures
+	}
+	return 0
+}
+
+func (x *TrustRecord) GetRoots() []*TrustRoot {
+	if x != nil {
+		return x.Roots
+	}
+	return nil
+}
+
+func (x *TrustRecord) GetAuthorityKey() string {
+	if x != nil {
+		return x.AuthorityKey
+	}
+	return ""
+}
+
+func (x *TrustRecord) GetPolicyKey() string {
+	if x != nil {
+		return x.PolicyKey
+	}
+	return ""
+}
+
+type TrustRoot struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`               // svid, record
+	Fingerprint   string                 `protobuf:"bytes,2,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"` // first half of the SHA-256 of its DER, hex
+	Id            string                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`                   // its subject key ID: what localauthority commands call it
+	NotAfter      *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	State         string                 `protobuf:"bytes,5,opt,name=state,proto3" json:"state,omitempty"` // prepared, active, old, upstream; empty: only its issuer knows
+	Tainted       bool                   `protobuf:"varint,6,opt,name=tainted,proto3" json:"tainted,omitempty"`
+	Unpublished   bool                   `protobuf:"varint,7,opt,name=unpublished,proto3" json:"unpublished,omitempty"` // the issuer has it and the record does not name it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustRoot) Reset() {
+	*x = TrustRoot{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustRoot) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustRoot) ProtoMessage() {}
+
+func (x *TrustRoot) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustRoot.ProtoReflect.Descriptor instead.
+func (*TrustRoot) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{62}
+}
+
+func (x *TrustRoot) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *TrustRoot) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *TrustRoot) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
+func (x *TrustRoot) GetNotAfter() *timestamppb.Timestamp {
+	if x != nil {
+		return x.NotAfter
+	}
+	return nil
+}
+
+func (x *TrustRoot) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *TrustRoot) GetTainted() bool {
+	if x != nil {
+		return x.Tainted
+	}
+	return false
+}
+
+func (x *TrustRoot) GetUnpublished() bool {
+	if x != nil {
+		return x.Unpublished
+	}
+	return false
+}
+
+type ExportTrustRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Region        string                 `protobuf:"bytes,1,opt,name=region,proto3" json:"region,omitempty"` // label; empty: the node's own
+	All           bool                   `protobuf:"varint,2,opt,name=all,proto3" json:"all,omitempty"`
+	Draft         bool                   `protobuf:"varint,3,opt,name=draft,proto3" json:"draft,omitempty"`
+	ValidSeconds  float64                `protobuf:"fixed64,4,opt,name=valid_seconds,json=validSeconds,proto3" json:"valid_seconds,omitempty"` // of a draft
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportTrustRequest) Reset() {
+	*x = ExportTrustRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportTrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportTrustRequest) ProtoMessage() {}
+
+func (x *ExportTrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportTrustRequest.ProtoReflect.Descriptor instead.
+func (*ExportTrustRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{63}
+}
+
+func (x *ExportTrustRequest) GetRegion() string {
+	if x != nil {
+		return x.Region
+	}
+	return ""
+}
+
+func (x *ExportTrustRequest) GetAll() bool {
+	if x != nil {
+		return x.All
+	}
+	return false
+}
+
+func (x *ExportTrustRequest) GetDraft() bool {
+	if x != nil {
+		return x.Draft
+	}
+	return false
+}
+
+func (x *ExportTrustRequest) GetValidSeconds() float64 {
+	if x != nil {
+		return x.ValidSeconds
+	}
+	return 0
+}
+
+type ExportTrustResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	File          []byte                 `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`
+	Items         []*TrustRecord         `protobuf:"bytes,3,rep,name=items,proto3" json:"items,omitempty"` // what is in it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportTrustResponse) Reset() {
+	*x = ExportTrustResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportTrustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportTrustResponse) ProtoMessage() {}
+
+func (x *ExportTrustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportTrustResponse.ProtoReflect.Descriptor instead.
+func (*ExportTrustResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{64}
+}
+
+func (x *ExportTrustResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *ExportTrustResponse) GetFile() []byte {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *ExportTrustResponse) GetItems() []*TrustRecord {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type ImportTrustRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	File          []byte                 `protobuf:"bytes,1,opt,name=file,proto3" json:"file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportTrustRequest) Reset() {
+	*x = ImportTrustRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportTrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportTrustRequest) ProtoMessage() {}
+
+func (x *ImportTrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportTrustRequest.ProtoReflect.Descriptor instead.
+func (*ImportTrustRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *ImportTrustRequest) GetFile() []byte {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+type ImportTrustResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Items         []*TrustImport         `protobuf:"bytes,2,rep,name=items,proto3" json:"items,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ImportTrustResponse) Reset() {
+	*x = ImportTrustResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ImportTrustResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ImportTrustResponse) ProtoMessage() {}
+
+func (x *ImportTrustResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ImportTrustResponse.ProtoReflect.Descriptor instead.
+func (*ImportTrustResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *ImportTrustResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *ImportTrustResponse) GetItems() []*TrustImport {
+	if x != nil {
+		return x.Items
+	}
+	return nil
+}
+
+type TrustImport struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Record        *TrustRecord           `protobuf:"bytes,1,opt,name=record,proto3" json:"record,omitempty"`
+	Changed       bool                   `protobuf:"varint,2,opt,name=changed,proto3" json:"changed,omitempty"` // false: it was known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TrustImport) Reset() {
+	*x = TrustImport{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TrustImport) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TrustImport) ProtoMessage() {}
+
+func (x *TrustImport) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TrustImport.ProtoReflect.Descriptor instead.
+func (*TrustImport) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *TrustImport) GetRecord() *TrustRecord {
+	if x != nil {
+		return x.Record
+	}
+	return nil
+}
+
+func (x *TrustImport) GetChanged() bool {
+	if x != nil {
+		return x.Changed
+	}
+	return false
+}
+
+type ExportDevIDRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportDevIDRequest) Reset() {
+	*x = ExportDevIDRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportDevIDRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportDevIDRequest) ProtoMessage() {}
+
+func (x *ExportDevIDRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportDevIDRequest.ProtoReflect.Descriptor instead.
+func (*ExportDevIDRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{68}
+}
+
+type ExportDevIDResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Chain         [][]byte               `protobuf:"bytes,2,rep,name=chain,proto3" json:"chain,omitempty"`         // DER, the DevID's own first
+	Public        []byte                 `protobuf:"bytes,3,opt,name=public,proto3" json:"public,omitempty"`       // TPMT_PUBLIC
+	Private       []byte                 `protobuf:"bytes,4,opt,name=private,proto3" json:"private,omitempty"`     // content of TPM2B_PRIVATE: of use to this TPM only
+	Authority     []byte                 `protobuf:"bytes,5,opt,name=authority,proto3" json:"authority,omitempty"` // DER: for devid_ca_path of the stock server
+	Device        string                 `protobuf:"bytes,6,opt,name=device,proto3" json:"device,omitempty"`       // path of the TPM; empty where a stock agent cannot open it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ExportDevIDResponse) Reset() {
+	*x = ExportDevIDResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ExportDevIDResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ExportDevIDResponse) ProtoMessage() {}
+
+func (x *ExportDevIDResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ExportDevIDResponse.ProtoReflect.Descriptor instead.
+func (*ExportDevIDResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{69}
+}
+
+func (x *ExportDevIDResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *ExportDevIDResponse) GetChain() [][]byte {
+	if x != nil {
+		return x.Chain
+	}
+	return nil
+}
+
+func (x *ExportDevIDResponse) GetPublic() []byte {
+	if x != nil {
+		return x.Public
+	}
+	return nil
+}
+
+func (x *ExportDevIDResponse) GetPrivate() []byte {
+	if x != nil {
+		return x.Private
+	}
+	return nil
+}
+
+func (x *ExportDevIDResponse) GetAuthority() []byte {
+	if x != nil {
+		return x.Authority
+	}
+	return nil
+}
+
+func (x *ExportDevIDResponse) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
 type PartitionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	TrustDomain   string                 `protobuf:"bytes,1,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"`
@@ -2966,7 +5234,7 @@ type PartitionRequest struct {
 
 func (x *PartitionRequest) Reset() {
 	*x = PartitionRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2978,7 +5246,7 @@ func (x *PartitionRequest) String() string {
 func (*PartitionRequest) ProtoMessage() {}
 
 func (x *PartitionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2991,7 +5259,7 @@ func (x *PartitionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionRequest.ProtoReflect.Descriptor instead.
 func (*PartitionRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{41}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *PartitionRequest) GetTrustDomain() string {
@@ -3017,7 +5285,7 @@ type PartitionResponse struct {
 
 func (x *PartitionResponse) Reset() {
 	*x = PartitionResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +5297,7 @@ func (x *PartitionResponse) String() string {
 func (*PartitionResponse) ProtoMessage() {}
 
 func (x *PartitionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +5310,7 @@ func (x *PartitionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionResponse.ProtoReflect.Descriptor instead.
 func (*PartitionResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{42}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *PartitionResponse) GetView() *View {
@@ -3050,6 +5318,502 @@ func (x *PartitionResponse) GetView() *View {
 		return x.View
 	}
 	return nil
+}
+
+type ReachRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Service       string                 `protobuf:"bytes,1,opt,name=service,proto3" json:"service,omitempty"` // name, or name with its region; empty: all
+	Caller        string                 `protobuf:"bytes,2,opt,name=caller,proto3" json:"caller,omitempty"`   // SPIFFE ID, known here or not; empty: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReachRequest) Reset() {
+	*x = ReachRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReachRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReachRequest) ProtoMessage() {}
+
+func (x *ReachRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
+func (*ReachRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{72}
+}
+
+func (x *ReachRequest) GetService() string {
+	if x != nil {
+		return x.Service
+	}
+	return ""
+}
+
+func (x *ReachRequest) GetCaller() string {
+	if x != nil {
+		return x.Caller
+	}
+	return ""
+}
+
+type ReachResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	MatrixJson    string                 `protobuf:"bytes,2,opt,name=matrix_json,json=matrixJson,proto3" json:"matrix_json,omitempty"` // of package policy/reach: Matrix
+	RosterJson    string                 `protobuf:"bytes,3,opt,name=roster_json,json=rosterJson,proto3" json:"roster_json,omitempty"` // what it was made of, to be asked about another policy: Roster
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReachResponse) Reset() {
+	*x = ReachResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReachResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReachResponse) ProtoMessage() {}
+
+func (x *ReachResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReachResponse.ProtoReflect.Descriptor instead.
+func (*ReachResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{73}
+}
+
+func (x *ReachResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *ReachResponse) GetMatrixJson() string {
+	if x != nil {
+		return x.MatrixJson
+	}
+	return ""
+}
+
+func (x *ReachResponse) GetRosterJson() string {
+	if x != nil {
+		return x.RosterJson
+	}
+	return ""
+}
+
+type StartShadowRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Levels        []*ShadowLevel         `protobuf:"bytes,1,rep,name=levels,proto3" json:"levels,omitempty"`                              // that differ from those in force
+	File          []byte                 `protobuf:"bytes,2,opt,name=file,proto3" json:"file,omitempty"`                                  // or a signed policy file
+	TrustDomain   string                 `protobuf:"bytes,3,opt,name=trust_domain,json=trustDomain,proto3" json:"trust_domain,omitempty"` // of the region the levels are for; empty: any
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StartShadowRequest) Reset() {
+	*x = StartShadowRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StartShadowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StartShadowRequest) ProtoMessage() {}
+
+func (x *StartShadowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StartShadowRequest.ProtoReflect.Descriptor instead.
+func (*StartShadowRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{74}
+}
+
+func (x *StartShadowRequest) GetLevels() []*ShadowLevel {
+	if x != nil {
+		return x.Levels
+	}
+	return nil
+}
+
+func (x *StartShadowRequest) GetFile() []byte {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+func (x *StartShadowRequest) GetTrustDomain() string {
+	if x != nil {
+		return x.TrustDomain
+	}
+	return ""
+}
+
+type ShadowLevel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Level         string                 `protobuf:"bytes,1,opt,name=level,proto3" json:"level,omitempty"`
+	Content       []byte                 `protobuf:"bytes,2,opt,name=content,proto3" json:"content,omitempty"` // of package policy/bundle
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShadowLevel) Reset() {
+	*x = ShadowLevel{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShadowLevel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShadowLevel) ProtoMessage() {}
+
+func (x *ShadowLevel) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShadowLevel.ProtoReflect.Descriptor instead.
+func (*ShadowLevel) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{75}
+}
+
+func (x *ShadowLevel) GetLevel() string {
+	if x != nil {
+		return x.Level
+	}
+	return ""
+}
+
+func (x *ShadowLevel) GetContent() []byte {
+	if x != nil {
+		return x.Content
+	}
+	return nil
+}
+
+type GetShadowRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Candidate     bool                   `protobuf:"varint,1,opt,name=candidate,proto3" json:"candidate,omitempty"` // return it too
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GetShadowRequest) Reset() {
+	*x = GetShadowRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GetShadowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GetShadowRequest) ProtoMessage() {}
+
+func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GetShadowRequest.ProtoReflect.Descriptor instead.
+func (*GetShadowRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{76}
+}
+
+func (x *GetShadowRequest) GetCandidate() bool {
+	if x != nil {
+		return x.Candidate
+	}
+	return false
+}
+
+type StopShadowRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *StopShadowRequest) Reset() {
+	*x = StopShadowRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *StopShadowRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*StopShadowRequest) ProtoMessage() {}
+
+func (x *StopShadowRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use StopShadowRequest.ProtoReflect.Descriptor instead.
+func (*StopShadowRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{77}
+}
+
+type ShadowResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Shadow        *ShadowStatus          `protobuf:"bytes,2,opt,name=shadow,proto3" json:"shadow,omitempty"`
+	ReportJson    string                 `protobuf:"bytes,3,opt,name=report_json,json=reportJson,proto3" json:"report_json,omitempty"` // of package policy/shadow: Report
+	Levels        []*ShadowLevel         `protobuf:"bytes,4,rep,name=levels,proto3" json:"levels,omitempty"`
+	File          []byte                 `protobuf:"bytes,5,opt,name=file,proto3" json:"file,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShadowResponse) Reset() {
+	*x = ShadowResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShadowResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShadowResponse) ProtoMessage() {}
+
+func (x *ShadowResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShadowResponse.ProtoReflect.Descriptor instead.
+func (*ShadowResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *ShadowResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *ShadowResponse) GetShadow() *ShadowStatus {
+	if x != nil {
+		return x.Shadow
+	}
+	return nil
+}
+
+func (x *ShadowResponse) GetReportJson() string {
+	if x != nil {
+		return x.ReportJson
+	}
+	return ""
+}
+
+func (x *ShadowResponse) GetLevels() []*ShadowLevel {
+	if x != nil {
+		return x.Levels
+	}
+	return nil
+}
+
+func (x *ShadowResponse) GetFile() []byte {
+	if x != nil {
+		return x.File
+	}
+	return nil
+}
+
+type ShadowStatus struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Candidate     string                 `protobuf:"bytes,1,opt,name=candidate,proto3" json:"candidate,omitempty"` // revision of its generation
+	Against       string                 `protobuf:"bytes,2,opt,name=against,proto3" json:"against,omitempty"`     // of the one in force
+	Started       *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=started,proto3" json:"started,omitempty"`     // when it was given to the node
+	Since         *timestamppb.Timestamp `protobuf:"bytes,4,opt,name=since,proto3" json:"since,omitempty"`         // when counting began
+	Compared      uint64                 `protobuf:"varint,5,opt,name=compared,proto3" json:"compared,omitempty"`
+	Different     uint64                 `protobuf:"varint,6,opt,name=different,proto3" json:"different,omitempty"`
+	Dropped       uint64                 `protobuf:"varint,7,opt,name=dropped,proto3" json:"dropped,omitempty"`                         // questions for which there was no room
+	PassedOver    uint64                 `protobuf:"varint,8,opt,name=passed_over,json=passedOver,proto3" json:"passed_over,omitempty"` // answered by another generation than against
+	Ended         string                 `protobuf:"bytes,9,opt,name=ended,proto3" json:"ended,omitempty"`                              // why it compares no more
+	Signed        bool                   `protobuf:"varint,10,opt,name=signed,proto3" json:"signed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ShadowStatus) Reset() {
+	*x = ShadowStatus{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ShadowStatus) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ShadowStatus) ProtoMessage() {}
+
+func (x *ShadowStatus) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ShadowStatus.ProtoReflect.Descriptor instead.
+func (*ShadowStatus) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *ShadowStatus) GetCandidate() string {
+	if x != nil {
+		return x.Candidate
+	}
+	return ""
+}
+
+func (x *ShadowStatus) GetAgainst() string {
+	if x != nil {
+		return x.Against
+	}
+	return ""
+}
+
+func (x *ShadowStatus) GetStarted() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Started
+	}
+	return nil
+}
+
+func (x *ShadowStatus) GetSince() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Since
+	}
+	return nil
+}
+
+func (x *ShadowStatus) GetCompared() uint64 {
+	if x != nil {
+		return x.Compared
+	}
+	return 0
+}
+
+func (x *ShadowStatus) GetDifferent() uint64 {
+	if x != nil {
+		return x.Different
+	}
+	return 0
+}
+
+func (x *ShadowStatus) GetDropped() uint64 {
+	if x != nil {
+		return x.Dropped
+	}
+	return 0
+}
+
+func (x *ShadowStatus) GetPassedOver() uint64 {
+	if x != nil {
+		return x.PassedOver
+	}
+	return 0
+}
+
+func (x *ShadowStatus) GetEnded() string {
+	if x != nil {
+		return x.Ended
+	}
+	return ""
+}
+
+func (x *ShadowStatus) GetSigned() bool {
+	if x != nil {
+		return x.Signed
+	}
+	return false
 }
 
 var File_cmd_internal_control_controlv1_control_proto protoreflect.FileDescriptor
@@ -3069,11 +5833,12 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\aregions\x18\x04 \x03(\v2'.bailiwick.control.v1.Debt.RegionsEntryR\aregions\x1a\\\n" +
 	"\fRegionsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x126\n" +
-	"\x05value\x18\x02 \x01(\v2 .bailiwick.control.v1.RegionDebtR\x05value:\x028\x01\"O\n" +
+	"\x05value\x18\x02 \x01(\v2 .bailiwick.control.v1.RegionDebtR\x05value:\x028\x01\"v\n" +
 	"\n" +
 	"RegionDebt\x12\x1c\n" +
 	"\tsummaries\x18\x01 \x01(\x04R\tsummaries\x12#\n" +
-	"\rheard_seconds\x18\x02 \x01(\x01R\fheardSeconds\"m\n" +
+	"\rheard_seconds\x18\x02 \x01(\x01R\fheardSeconds\x12%\n" +
+	"\x0eoldest_seconds\x18\x03 \x01(\x01R\roldestSeconds\"m\n" +
 	"\x05Lease\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x12+\n" +
 	"\x11remaining_seconds\x18\x02 \x01(\x01R\x10remainingSeconds\x12#\n" +
@@ -3127,20 +5892,126 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x03seq\x18\x02 \x01(\x04R\x03seq\x12\x1a\n" +
 	"\bfrontier\x18\x03 \x01(\tR\bfrontier\x12\x18\n" +
 	"\aorigins\x18\x04 \x01(\rR\aorigins\x12\x18\n" +
-	"\arewound\x18\x05 \x01(\bR\arewound\"_\n" +
+	"\arewound\x18\x05 \x01(\bR\arewound\"\xcc\x03\n" +
 	"\x06Policy\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\tR\brevision\x129\n" +
-	"\x06levels\x18\x02 \x03(\v2!.bailiwick.control.v1.PolicyLevelR\x06levels\"x\n" +
+	"\x06levels\x18\x02 \x03(\v2!.bailiwick.control.v1.PolicyLevelR\x06levels\x127\n" +
+	"\x05drift\x18\x03 \x01(\v2!.bailiwick.control.v1.PolicyDriftR\x05drift\x12<\n" +
+	"\awaiting\x18\x04 \x03(\v2\".bailiwick.control.v1.SignedPolicyR\awaiting\x12<\n" +
+	"\arefused\x18\x05 \x03(\v2\".bailiwick.control.v1.SignedPolicyR\arefused\x12:\n" +
+	"\x06shadow\x18\n" +
+	" \x01(\v2\".bailiwick.control.v1.ShadowStatusR\x06shadow\x129\n" +
+	"\brollouts\x18\v \x03(\v2\x1d.bailiwick.control.v1.RolloutR\brollouts\x12?\n" +
+	"\tdecisions\x18\f \x01(\v2!.bailiwick.control.v1.DecisionLogR\tdecisions\"\x92\x01\n" +
+	"\vDecisionLog\x12\x14\n" +
+	"\x05files\x18\x01 \x01(\x04R\x05files\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x04R\x05bytes\x12\x1b\n" +
+	"\tmax_bytes\x18\x03 \x01(\x04R\bmaxBytes\x12\x12\n" +
+	"\x04hold\x18\x04 \x01(\bR\x04hold\x12\x12\n" +
+	"\x04kept\x18\x05 \x01(\x04R\x04kept\x12\x12\n" +
+	"\x04gone\x18\x06 \x01(\x04R\x04gone\"\xa5\x02\n" +
+	"\aRollout\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\x12\x14\n" +
+	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04ring\x18\x04 \x01(\tR\x04ring\x12\x14\n" +
+	"\x05phase\x18\x05 \x01(\tR\x05phase\x120\n" +
+	"\x05since\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x16\n" +
+	"\x06reason\x18\a \x01(\tR\x06reason\x12\x14\n" +
+	"\x05waits\x18\b \x01(\tR\x05waits\x12\x1a\n" +
+	"\bcompared\x18\t \x01(\x04R\bcompared\x12\x16\n" +
+	"\x06denied\x18\n" +
+	" \x01(\x04R\x06denied\x12\x16\n" +
+	"\x06failed\x18\v \x01(\x04R\x06failed\"\xd7\x01\n" +
 	"\vPolicyLevel\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\tR\x05level\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\tR\brevision\x127\n" +
-	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\x91\x01\n" +
+	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x14\n" +
+	"\x05scope\x18\x04 \x01(\tR\x05scope\x12\x1d\n" +
+	"\n" +
+	"stale_mode\x18\x05 \x01(\tR\tstaleMode\x12(\n" +
+	"\x10stale_in_seconds\x18\x06 \x01(\x01R\x0estaleInSeconds\";\n" +
+	"\vPolicyDrift\x12\x14\n" +
+	"\x05nodes\x18\x01 \x01(\rR\x05nodes\x12\x16\n" +
+	"\x06behind\x18\x02 \x01(\rR\x06behind\"\xcd\x03\n" +
+	"\fSignedPolicy\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\x12\x14\n" +
+	"\x05scope\x18\x02 \x01(\tR\x05scope\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12\x12\n" +
+	"\x04mode\x18\x04 \x01(\tR\x04mode\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06digest\x18\a \x01(\tR\x06digest\x12\x12\n" +
+	"\x04size\x18\b \x01(\x04R\x04size\x12\x16\n" +
+	"\x06author\x18\t \x01(\tR\x06author\x12\x16\n" +
+	"\x06change\x18\n" +
+	" \x01(\tR\x06change\x129\n" +
+	"\n" +
+	"not_before\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x127\n" +
+	"\tnot_after\x18\f \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x1d\n" +
+	"\n" +
+	"stale_mode\x18\r \x01(\tR\tstaleMode\x122\n" +
+	"\x15max_staleness_seconds\x18\x0e \x01(\x01R\x13maxStalenessSeconds\x12\x12\n" +
+	"\x04file\x18\x0f \x01(\fR\x04file\"s\n" +
+	"\n" +
+	"NodePolicy\x12\x1b\n" +
+	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\tR\brevision\x12\x12\n" +
+	"\x04gaps\x18\x03 \x03(\tR\x04gaps\x12\x18\n" +
+	"\arefused\x18\x04 \x03(\tR\arefused\"W\n" +
+	"\x13ListPoliciesRequest\x12\x14\n" +
+	"\x05files\x18\x01 \x01(\bR\x05files\x12\x14\n" +
+	"\x05level\x18\x02 \x01(\tR\x05level\x12\x14\n" +
+	"\x05scope\x18\x03 \x01(\tR\x05scope\"\xb8\x01\n" +
+	"\x14ListPoliciesResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x128\n" +
+	"\x05items\x18\x02 \x03(\v2\".bailiwick.control.v1.SignedPolicyR\x05items\x126\n" +
+	"\x05nodes\x18\x03 \x03(\v2 .bailiwick.control.v1.NodePolicyR\x05nodes\"*\n" +
+	"\x14PublishPolicyRequest\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\fR\x04file\"\x9d\x01\n" +
+	"\x15PublishPolicyResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12:\n" +
+	"\x06policy\x18\x02 \x01(\v2\".bailiwick.control.v1.SignedPolicyR\x06policy\x12\x18\n" +
+	"\achanged\x18\x03 \x01(\bR\achanged\"\x91\x03\n" +
 	"\x05Trail\x12\x12\n" +
 	"\x04size\x18\x01 \x01(\x04R\x04size\x12\x12\n" +
 	"\x04root\x18\x02 \x01(\tR\x04root\x12*\n" +
 	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x1c\n" +
 	"\twitnessed\x18\x04 \x01(\bR\twitnessed\x12\x16\n" +
-	"\x06outbox\x18\x05 \x01(\x04R\x06outbox\"\xfb\x02\n" +
+	"\x06outbox\x18\x05 \x01(\x04R\x06outbox\x12\x1c\n" +
+	"\twitnesses\x18\x06 \x03(\tR\twitnesses\x12%\n" +
+	"\x0ewitnessed_size\x18\a \x01(\x04R\rwitnessedSize\x12=\n" +
+	"\fwitnessed_at\x18\b \x01(\v2\x1a.google.protobuf.TimestampR\vwitnessedAt\x12\x1f\n" +
+	"\vcosigned_by\x18\t \x03(\tR\n" +
+	"cosignedBy\x12 \n" +
+	"\vunwitnessed\x18\n" +
+	" \x01(\tR\vunwitnessed\x127\n" +
+	"\acustody\x18\v \x01(\v2\x1d.bailiwick.control.v1.CustodyR\acustody\"\xea\x01\n" +
+	"\aCustody\x12\x16\n" +
+	"\x06wanted\x18\x01 \x01(\rR\x06wanted\x12\x14\n" +
+	"\x05whole\x18\x02 \x01(\rR\x05whole\x12?\n" +
+	"\n" +
+	"custodians\x18\x03 \x03(\v2\x1f.bailiwick.control.v1.CustodianR\n" +
+	"custodians\x124\n" +
+	"\x05holds\x18\x04 \x03(\v2\x1e.bailiwick.control.v1.HeldCopyR\x05holds\x12\x1d\n" +
+	"\n" +
+	"used_bytes\x18\x05 \x01(\x04R\tusedBytes\x12\x1b\n" +
+	"\tmax_bytes\x18\x06 \x01(\x04R\bmaxBytes\"\xd0\x01\n" +
+	"\tCustodian\x12\x1b\n" +
+	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06leaves\x18\x03 \x01(\x04R\x06leaves\x12\x16\n" +
+	"\x06behind\x18\x04 \x01(\x04R\x06behind\x12\x14\n" +
+	"\x05whole\x18\x05 \x01(\bR\x05whole\x120\n" +
+	"\x05heard\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x05heard\x12\x18\n" +
+	"\atrouble\x18\a \x01(\tR\atrouble\"\x94\x01\n" +
+	"\bHeldCopy\x12\x14\n" +
+	"\x05owner\x18\x01 \x01(\tR\x05owner\x12\x14\n" +
+	"\x05first\x18\x02 \x01(\bR\x05first\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06leaves\x18\x04 \x01(\x04R\x06leaves\x12\x14\n" +
+	"\x05files\x18\x05 \x01(\rR\x05files\x12\x18\n" +
+	"\atrouble\x18\x06 \x01(\bR\atrouble\"\xd8\x05\n" +
 	"\n" +
 	"PeerStatus\x12\x1b\n" +
 	"\tspiffe_id\x18\x01 \x01(\tR\bspiffeId\x12\x1a\n" +
@@ -3155,7 +6026,19 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"attestedBy\x12\x16\n" +
 	"\x06reason\x18\n" +
 	" \x01(\tR\x06reason\x12C\n" +
-	"\vattestation\x18\v \x01(\v2!.bailiwick.control.v1.AttestationR\vattestation\"\xff\x02\n" +
+	"\vattestation\x18\v \x01(\v2!.bailiwick.control.v1.AttestationR\vattestation\x12#\n" +
+	"\rmissing_bytes\x18\f \x01(\x04R\fmissingBytes\x12'\n" +
+	"\x0fmissing_seconds\x18\r \x01(\x01R\x0emissingSeconds\x12!\n" +
+	"\fowed_records\x18\x0e \x01(\x04R\vowedRecords\x12\x1d\n" +
+	"\n" +
+	"owed_bytes\x18\x0f \x01(\x04R\towedBytes\x12!\n" +
+	"\fowed_seconds\x18\x10 \x01(\x01R\vowedSeconds\x12\x12\n" +
+	"\x04mode\x18\x11 \x01(\tR\x04mode\x12\x16\n" +
+	"\x06budget\x18\x12 \x01(\x04R\x06budget\x12\x1d\n" +
+	"\n" +
+	"sent_bytes\x18\x13 \x01(\x04R\tsentBytes\x12#\n" +
+	"\rwaiting_bytes\x18\x14 \x01(\x04R\fwaitingBytes\x128\n" +
+	"\x06policy\x18\x15 \x01(\v2 .bailiwick.control.v1.NodePolicyR\x06policy\"\xff\x02\n" +
 	"\rRegionSummary\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x18\n" +
@@ -3174,39 +6057,7 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x06region\x18\x02 \x01(\tR\x06region\x12\x1c\n" +
 	"\tworkloads\x18\x03 \x03(\tR\tworkloads\x12\x16\n" +
 	"\x06owners\x18\x04 \x03(\tR\x06owners\x12\x18\n" +
-	"\ahealthy\x18\x05 \x01(\rR\ahealthy\"*\n" +
-	"\x10ListStateRequest\x12\x16\n" +
-	"\x06prefix\x18\x01 \x01(\tR\x06prefix\"z\n" +
-	"\x11ListStateResponse\x12.\n" +
-	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x125\n" +
-	"\x05items\x18\x02 \x03(\v2\x1f.bailiwick.control.v1.StateItemR\x05items\"\x84\x02\n" +
-	"\tStateItem\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
-	"\x05owner\x18\x03 \x01(\tR\x05owner\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x10\n" +
-	"\x03seq\x18\x05 \x01(\x04R\x03seq\x12*\n" +
-	"\x02at\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x14\n" +
-	"\x05lease\x18\a \x01(\tR\x05lease\x12\x18\n" +
-	"\asuspect\x18\b \x01(\bR\asuspect\x12\x14\n" +
-	"\x05scope\x18\t \x01(\tR\x05scope\x12\x1f\n" +
-	"\vage_seconds\x18\n" +
-	" \x01(\x01R\n" +
-	"ageSeconds\"O\n" +
-	"\x0fPutStateRequest\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
-	"\x05scope\x18\x03 \x01(\tR\x05scope\"j\n" +
-	"\x10PutStateResponse\x12.\n" +
-	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"&\n" +
-	"\x12DeleteStateRequest\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\"m\n" +
-	"\x13DeleteStateResponse\x12.\n" +
-	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\x12\n" +
+	"\ahealthy\x18\x05 \x01(\rR\ahealthy\"\x12\n" +
 	"\x10ListCasesRequest\"u\n" +
 	"\x11ListCasesResponse\x12.\n" +
 	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x120\n" +
@@ -3238,10 +6089,29 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\bstanding\x18\x02 \x01(\tR\bstanding\"\x1c\n" +
 	"\n" +
 	"WhyRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"y\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\xe5\x01\n" +
 	"\vWhyResponse\x12.\n" +
 	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12:\n" +
-	"\bdecision\x18\x02 \x01(\v2\x1e.bailiwick.control.v1.DecisionR\bdecision\"\xe6\x02\n" +
+	"\bdecision\x18\x02 \x01(\v2\x1e.bailiwick.control.v1.DecisionR\bdecision\x12\x1d\n" +
+	"\n" +
+	"event_json\x18\x03 \x01(\tR\teventJson\x12)\n" +
+	"\x10explanation_json\x18\x04 \x01(\tR\x0fexplanationJson\x12 \n" +
+	"\vunexplained\x18\x05 \x01(\tR\vunexplained\"\x16\n" +
+	"\x14SealDecisionsRequest\"Y\n" +
+	"\x15SealDecisionsResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x10\n" +
+	"\x03dir\x18\x02 \x01(\tR\x03dir\"\x90\x01\n" +
+	"\x14ErasePayloadsRequest\x12\x18\n" +
+	"\asubject\x18\x01 \x01(\tR\asubject\x12\x14\n" +
+	"\x05class\x18\x02 \x01(\tR\x05class\x12\x16\n" +
+	"\x06before\x18\x03 \x01(\tR\x06before\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\x12\x18\n" +
+	"\apreview\x18\x05 \x01(\bR\apreview\"\x89\x01\n" +
+	"\x15ErasePayloadsResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x18\n" +
+	"\aerasure\x18\x02 \x01(\tR\aerasure\x12\x12\n" +
+	"\x04keys\x18\x03 \x01(\rR\x04keys\x12\x12\n" +
+	"\x04days\x18\x04 \x01(\rR\x04days\"\xe6\x02\n" +
 	"\bDecision\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
@@ -3295,7 +6165,7 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x123\n" +
 	"\x05value\x18\x02 \x01(\v2\x1d.bailiwick.control.v1.DigestsR\x05value:\x028\x01\"!\n" +
 	"\aDigests\x12\x16\n" +
-	"\x06sha256\x18\x01 \x03(\tR\x06sha256\"\x9b\x01\n" +
+	"\x06sha256\x18\x01 \x03(\tR\x06sha256\"\xb1\x01\n" +
 	"\x05Check\x12\x12\n" +
 	"\x04rule\x18\x01 \x01(\tR\x04rule\x12\x0e\n" +
 	"\x02by\x18\x02 \x01(\tR\x02by\x12\x18\n" +
@@ -3303,30 +6173,176 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x05title\x18\x04 \x01(\tR\x05title\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x12\n" +
 	"\x04file\x18\x06 \x01(\tR\x04file\x12\x12\n" +
-	"\x04line\x18\a \x01(\rR\x04line\"\x0f\n" +
+	"\x04line\x18\a \x01(\rR\x04line\x12\x14\n" +
+	"\x05owner\x18\b \x01(\tR\x05owner\"\x0f\n" +
 	"\rAttestRequest\"\xbb\x01\n" +
 	"\x0eAttestResponse\x12.\n" +
 	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x0e\n" +
 	"\x02ok\x18\x02 \x01(\bR\x02ok\x12\x12\n" +
 	"\x04rule\x18\x03 \x01(\tR\x04rule\x12\x16\n" +
 	"\x06detail\x18\x04 \x01(\tR\x06detail\x12=\n" +
-	"\fsvid_expires\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vsvidExpires\"M\n" +
+	"\fsvid_expires\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\vsvidExpires\"\x14\n" +
+	"\x12ListEntriesRequest\"x\n" +
+	"\x13ListEntriesResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x121\n" +
+	"\x05items\x18\x02 \x03(\v2\x1b.bailiwick.control.v1.EntryR\x05items\"\x94\x03\n" +
+	"\x05Entry\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x1b\n" +
+	"\tspiffe_id\x18\x02 \x01(\tR\bspiffeId\x12\x1b\n" +
+	"\tparent_id\x18\x03 \x01(\tR\bparentId\x12\x1c\n" +
+	"\tselectors\x18\x04 \x03(\tR\tselectors\x12\x14\n" +
+	"\x05class\x18\x05 \x01(\tR\x05class\x12(\n" +
+	"\x10x509_ttl_seconds\x18\x06 \x01(\x01R\x0ex509TtlSeconds\x12&\n" +
+	"\x0fjwt_ttl_seconds\x18\a \x01(\x01R\rjwtTtlSeconds\x12%\n" +
+	"\x0efederates_with\x18\b \x03(\tR\rfederatesWith\x124\n" +
+	"\aexpires\x18\t \x01(\v2\x1a.google.protobuf.TimestampR\aexpires\x12\x1b\n" +
+	"\tdns_names\x18\n" +
+	" \x03(\tR\bdnsNames\x12\x12\n" +
+	"\x04hint\x18\v \x01(\tR\x04hint\x12\x12\n" +
+	"\x04from\x18\f \x01(\tR\x04from\x12\x19\n" +
+	"\bin_force\x18\r \x01(\bR\ainForce\"{\n" +
+	"\x13ApplyEntriesRequest\x125\n" +
+	"\aentries\x18\x01 \x03(\v2\x1b.bailiwick.control.v1.EntryR\aentries\x12\x14\n" +
+	"\x05prune\x18\x02 \x01(\bR\x05prune\x12\x17\n" +
+	"\adry_run\x18\x03 \x01(\bR\x06dryRun\"\xe1\x01\n" +
+	"\x14ApplyEntriesResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12;\n" +
+	"\achanges\x18\x02 \x03(\v2!.bailiwick.control.v1.EntryChangeR\achanges\x12>\n" +
+	"\brefusals\x18\x03 \x03(\v2\".bailiwick.control.v1.EntryRefusalR\brefusals\x12\x1c\n" +
+	"\tunchanged\x18\x04 \x01(\rR\tunchanged\"\x8d\x01\n" +
+	"\vEntryChange\x12\x16\n" +
+	"\x06action\x18\x01 \x01(\tR\x06action\x121\n" +
+	"\x05entry\x18\x02 \x01(\v2\x1b.bailiwick.control.v1.EntryR\x05entry\x123\n" +
+	"\x06before\x18\x03 \x01(\v2\x1b.bailiwick.control.v1.EntryR\x06before\"<\n" +
+	"\fEntryRefusal\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\rR\x05index\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"$\n" +
+	"\x12DeleteEntryRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"x\n" +
+	"\x13DeleteEntryResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x121\n" +
+	"\x05entry\x18\x02 \x01(\v2\x1b.bailiwick.control.v1.EntryR\x05entry\"\x12\n" +
+	"\x10ListTrustRequest\"|\n" +
+	"\x11ListTrustResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x127\n" +
+	"\x05items\x18\x02 \x03(\v2!.bailiwick.control.v1.TrustRecordR\x05items\"\x87\x03\n" +
+	"\vTrustRecord\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12!\n" +
+	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x18\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\x12\x14\n" +
+	"\x05state\x18\x04 \x01(\tR\x05state\x129\n" +
+	"\n" +
+	"not_before\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\tnotBefore\x127\n" +
+	"\tnot_after\x18\x06 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x1e\n" +
+	"\n" +
+	"signatures\x18\a \x01(\rR\n" +
+	"signatures\x125\n" +
+	"\x05roots\x18\b \x03(\v2\x1f.bailiwick.control.v1.TrustRootR\x05roots\x12#\n" +
+	"\rauthority_key\x18\t \x01(\tR\fauthorityKey\x12\x1d\n" +
+	"\n" +
+	"policy_key\x18\n" +
+	" \x01(\tR\tpolicyKey\"\xdc\x01\n" +
+	"\tTrustRoot\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12 \n" +
+	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12\x0e\n" +
+	"\x02id\x18\x03 \x01(\tR\x02id\x127\n" +
+	"\tnot_after\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x14\n" +
+	"\x05state\x18\x05 \x01(\tR\x05state\x12\x18\n" +
+	"\atainted\x18\x06 \x01(\bR\atainted\x12 \n" +
+	"\vunpublished\x18\a \x01(\bR\vunpublished\"y\n" +
+	"\x12ExportTrustRequest\x12\x16\n" +
+	"\x06region\x18\x01 \x01(\tR\x06region\x12\x10\n" +
+	"\x03all\x18\x02 \x01(\bR\x03all\x12\x14\n" +
+	"\x05draft\x18\x03 \x01(\bR\x05draft\x12#\n" +
+	"\rvalid_seconds\x18\x04 \x01(\x01R\fvalidSeconds\"\x92\x01\n" +
+	"\x13ExportTrustResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\fR\x04file\x127\n" +
+	"\x05items\x18\x03 \x03(\v2!.bailiwick.control.v1.TrustRecordR\x05items\"(\n" +
+	"\x12ImportTrustRequest\x12\x12\n" +
+	"\x04file\x18\x01 \x01(\fR\x04file\"~\n" +
+	"\x13ImportTrustResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x127\n" +
+	"\x05items\x18\x02 \x03(\v2!.bailiwick.control.v1.TrustImportR\x05items\"b\n" +
+	"\vTrustImport\x129\n" +
+	"\x06record\x18\x01 \x01(\v2!.bailiwick.control.v1.TrustRecordR\x06record\x12\x18\n" +
+	"\achanged\x18\x02 \x01(\bR\achanged\"\x14\n" +
+	"\x12ExportDevIDRequest\"\xc3\x01\n" +
+	"\x13ExportDevIDResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x14\n" +
+	"\x05chain\x18\x02 \x03(\fR\x05chain\x12\x16\n" +
+	"\x06public\x18\x03 \x01(\fR\x06public\x12\x18\n" +
+	"\aprivate\x18\x04 \x01(\fR\aprivate\x12\x1c\n" +
+	"\tauthority\x18\x05 \x01(\fR\tauthority\x12\x16\n" +
+	"\x06device\x18\x06 \x01(\tR\x06device\"M\n" +
 	"\x10PartitionRequest\x12!\n" +
 	"\ftrust_domain\x18\x01 \x01(\tR\vtrustDomain\x12\x16\n" +
 	"\x06refuse\x18\x02 \x01(\bR\x06refuse\"C\n" +
 	"\x11PartitionResponse\x12.\n" +
-	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view2\xfe\a\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\"@\n" +
+	"\fReachRequest\x12\x18\n" +
+	"\aservice\x18\x01 \x01(\tR\aservice\x12\x16\n" +
+	"\x06caller\x18\x02 \x01(\tR\x06caller\"\x81\x01\n" +
+	"\rReachResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x1f\n" +
+	"\vmatrix_json\x18\x02 \x01(\tR\n" +
+	"matrixJson\x12\x1f\n" +
+	"\vroster_json\x18\x03 \x01(\tR\n" +
+	"rosterJson\"\x86\x01\n" +
+	"\x12StartShadowRequest\x129\n" +
+	"\x06levels\x18\x01 \x03(\v2!.bailiwick.control.v1.ShadowLevelR\x06levels\x12\x12\n" +
+	"\x04file\x18\x02 \x01(\fR\x04file\x12!\n" +
+	"\ftrust_domain\x18\x03 \x01(\tR\vtrustDomain\"=\n" +
+	"\vShadowLevel\x12\x14\n" +
+	"\x05level\x18\x01 \x01(\tR\x05level\x12\x18\n" +
+	"\acontent\x18\x02 \x01(\fR\acontent\"0\n" +
+	"\x10GetShadowRequest\x12\x1c\n" +
+	"\tcandidate\x18\x01 \x01(\bR\tcandidate\"\x13\n" +
+	"\x11StopShadowRequest\"\xec\x01\n" +
+	"\x0eShadowResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12:\n" +
+	"\x06shadow\x18\x02 \x01(\v2\".bailiwick.control.v1.ShadowStatusR\x06shadow\x12\x1f\n" +
+	"\vreport_json\x18\x03 \x01(\tR\n" +
+	"reportJson\x129\n" +
+	"\x06levels\x18\x04 \x03(\v2!.bailiwick.control.v1.ShadowLevelR\x06levels\x12\x12\n" +
+	"\x04file\x18\x05 \x01(\fR\x04file\"\xd1\x02\n" +
+	"\fShadowStatus\x12\x1c\n" +
+	"\tcandidate\x18\x01 \x01(\tR\tcandidate\x12\x18\n" +
+	"\aagainst\x18\x02 \x01(\tR\aagainst\x124\n" +
+	"\astarted\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\astarted\x120\n" +
+	"\x05since\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\x05since\x12\x1a\n" +
+	"\bcompared\x18\x05 \x01(\x04R\bcompared\x12\x1c\n" +
+	"\tdifferent\x18\x06 \x01(\x04R\tdifferent\x12\x18\n" +
+	"\adropped\x18\a \x01(\x04R\adropped\x12\x1f\n" +
+	"\vpassed_over\x18\b \x01(\x04R\n" +
+	"passedOver\x12\x14\n" +
+	"\x05ended\x18\t \x01(\tR\x05ended\x12\x16\n" +
+	"\x06signed\x18\n" +
+	" \x01(\bR\x06signed2\xa8\x11\n" +
 	"\aControl\x12S\n" +
 	"\x06Status\x12#.bailiwick.control.v1.StatusRequest\x1a$.bailiwick.control.v1.StatusResponse\x12\\\n" +
-	"\tListState\x12&.bailiwick.control.v1.ListStateRequest\x1a'.bailiwick.control.v1.ListStateResponse\x12Y\n" +
-	"\bPutState\x12%.bailiwick.control.v1.PutStateRequest\x1a&.bailiwick.control.v1.PutStateResponse\x12b\n" +
-	"\vDeleteState\x12(.bailiwick.control.v1.DeleteStateRequest\x1a).bailiwick.control.v1.DeleteStateResponse\x12\\\n" +
 	"\tListCases\x12&.bailiwick.control.v1.ListCasesRequest\x1a'.bailiwick.control.v1.ListCasesResponse\x12Y\n" +
 	"\bShowCase\x12%.bailiwick.control.v1.ShowCaseRequest\x1a&.bailiwick.control.v1.ShowCaseResponse\x12V\n" +
 	"\aRelease\x12$.bailiwick.control.v1.ReleaseRequest\x1a%.bailiwick.control.v1.ReleaseResponse\x12J\n" +
-	"\x03Why\x12 .bailiwick.control.v1.WhyRequest\x1a!.bailiwick.control.v1.WhyResponse\x12q\n" +
+	"\x03Why\x12 .bailiwick.control.v1.WhyRequest\x1a!.bailiwick.control.v1.WhyResponse\x12h\n" +
+	"\rSealDecisions\x12*.bailiwick.control.v1.SealDecisionsRequest\x1a+.bailiwick.control.v1.SealDecisionsResponse\x12h\n" +
+	"\rErasePayloads\x12*.bailiwick.control.v1.ErasePayloadsRequest\x1a+.bailiwick.control.v1.ErasePayloadsResponse\x12q\n" +
 	"\x10ListAttestations\x12-.bailiwick.control.v1.ListAttestationsRequest\x1a..bailiwick.control.v1.ListAttestationsResponse\x12S\n" +
-	"\x06Attest\x12#.bailiwick.control.v1.AttestRequest\x1a$.bailiwick.control.v1.AttestResponse\x12\\\n" +
+	"\x06Attest\x12#.bailiwick.control.v1.AttestRequest\x1a$.bailiwick.control.v1.AttestResponse\x12b\n" +
+	"\vListEntries\x12(.bailiwick.control.v1.ListEntriesRequest\x1a).bailiwick.control.v1.ListEntriesResponse\x12e\n" +
+	"\fApplyEntries\x12).bailiwick.control.v1.ApplyEntriesRequest\x1a*.bailiwick.control.v1.ApplyEntriesResponse\x12b\n" +
+	"\vDeleteEntry\x12(.bailiwick.control.v1.DeleteEntryRequest\x1a).bailiwick.control.v1.DeleteEntryResponse\x12\\\n" +
+	"\tListTrust\x12&.bailiwick.control.v1.ListTrustRequest\x1a'.bailiwick.control.v1.ListTrustResponse\x12b\n" +
+	"\vExportTrust\x12(.bailiwick.control.v1.ExportTrustRequest\x1a).bailiwick.control.v1.ExportTrustResponse\x12b\n" +
+	"\vImportTrust\x12(.bailiwick.control.v1.ImportTrustRequest\x1a).bailiwick.control.v1.ImportTrustResponse\x12e\n" +
+	"\fListPolicies\x12).bailiwick.control.v1.ListPoliciesRequest\x1a*.bailiwick.control.v1.ListPoliciesResponse\x12h\n" +
+	"\rPublishPolicy\x12*.bailiwick.control.v1.PublishPolicyRequest\x1a+.bailiwick.control.v1.PublishPolicyResponse\x12b\n" +
+	"\vExportDevID\x12(.bailiwick.control.v1.ExportDevIDRequest\x1a).bailiwick.control.v1.ExportDevIDResponse\x12P\n" +
+	"\x05Reach\x12\".bailiwick.control.v1.ReachRequest\x1a#.bailiwick.control.v1.ReachResponse\x12]\n" +
+	"\vStartShadow\x12(.bailiwick.control.v1.StartShadowRequest\x1a$.bailiwick.control.v1.ShadowResponse\x12Y\n" +
+	"\tGetShadow\x12&.bailiwick.control.v1.GetShadowRequest\x1a$.bailiwick.control.v1.ShadowResponse\x12[\n" +
+	"\n" +
+	"StopShadow\x12'.bailiwick.control.v1.StopShadowRequest\x1a$.bailiwick.control.v1.ShadowResponse\x12\\\n" +
 	"\tPartition\x12&.bailiwick.control.v1.PartitionRequest\x1a'.bailiwick.control.v1.PartitionResponseBDZBgithub.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1b\x06proto3"
 
 var (
@@ -3341,7 +6357,7 @@ func file_cmd_internal_control_controlv1_control_proto_rawDescGZIP() []byte {
 	return file_cmd_internal_control_controlv1_control_proto_rawDescData
 }
 
-var file_cmd_internal_control_controlv1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_cmd_internal_control_controlv1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 84)
 var file_cmd_internal_control_controlv1_control_proto_goTypes = []any{
 	(*View)(nil),                     // 0: bailiwick.control.v1.View
 	(*Debt)(nil),                     // 1: bailiwick.control.v1.Debt
@@ -3354,122 +6370,230 @@ var file_cmd_internal_control_controlv1_control_proto_goTypes = []any{
 	(*Attestation)(nil),              // 8: bailiwick.control.v1.Attestation
 	(*Feed)(nil),                     // 9: bailiwick.control.v1.Feed
 	(*Policy)(nil),                   // 10: bailiwick.control.v1.Policy
-	(*PolicyLevel)(nil),              // 11: bailiwick.control.v1.PolicyLevel
-	(*Trail)(nil),                    // 12: bailiwick.control.v1.Trail
-	(*PeerStatus)(nil),               // 13: bailiwick.control.v1.PeerStatus
-	(*RegionSummary)(nil),            // 14: bailiwick.control.v1.RegionSummary
-	(*Service)(nil),                  // 15: bailiwick.control.v1.Service
-	(*ListStateRequest)(nil),         // 16: bailiwick.control.v1.ListStateRequest
-	(*ListStateResponse)(nil),        // 17: bailiwick.control.v1.ListStateResponse
-	(*StateItem)(nil),                // 18: bailiwick.control.v1.StateItem
-	(*PutStateRequest)(nil),          // 19: bailiwick.control.v1.PutStateRequest
-	(*PutStateResponse)(nil),         // 20: bailiwick.control.v1.PutStateResponse
-	(*DeleteStateRequest)(nil),       // 21: bailiwick.control.v1.DeleteStateRequest
-	(*DeleteStateResponse)(nil),      // 22: bailiwick.control.v1.DeleteStateResponse
-	(*ListCasesRequest)(nil),         // 23: bailiwick.control.v1.ListCasesRequest
-	(*ListCasesResponse)(nil),        // 24: bailiwick.control.v1.ListCasesResponse
-	(*Case)(nil),                     // 25: bailiwick.control.v1.Case
-	(*ShowCaseRequest)(nil),          // 26: bailiwick.control.v1.ShowCaseRequest
-	(*ShowCaseResponse)(nil),         // 27: bailiwick.control.v1.ShowCaseResponse
-	(*ReleaseRequest)(nil),           // 28: bailiwick.control.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),          // 29: bailiwick.control.v1.ReleaseResponse
-	(*WhyRequest)(nil),               // 30: bailiwick.control.v1.WhyRequest
-	(*WhyResponse)(nil),              // 31: bailiwick.control.v1.WhyResponse
-	(*Decision)(nil),                 // 32: bailiwick.control.v1.Decision
-	(*Verdict)(nil),                  // 33: bailiwick.control.v1.Verdict
-	(*ListAttestationsRequest)(nil),  // 34: bailiwick.control.v1.ListAttestationsRequest
-	(*ListAttestationsResponse)(nil), // 35: bailiwick.control.v1.ListAttestationsResponse
-	(*NodeAttestation)(nil),          // 36: bailiwick.control.v1.NodeAttestation
-	(*Digests)(nil),                  // 37: bailiwick.control.v1.Digests
-	(*Check)(nil),                    // 38: bailiwick.control.v1.Check
-	(*AttestRequest)(nil),            // 39: bailiwick.control.v1.AttestRequest
-	(*AttestResponse)(nil),           // 40: bailiwick.control.v1.AttestResponse
-	(*PartitionRequest)(nil),         // 41: bailiwick.control.v1.PartitionRequest
-	(*PartitionResponse)(nil),        // 42: bailiwick.control.v1.PartitionResponse
-	nil,                              // 43: bailiwick.control.v1.Debt.RegionsEntry
-	nil,                              // 44: bailiwick.control.v1.RegionSummary.NodesEntry
-	nil,                              // 45: bailiwick.control.v1.NodeAttestation.PcrsEntry
-	nil,                              // 46: bailiwick.control.v1.NodeAttestation.DigestsEntry
-	(*timestamppb.Timestamp)(nil),    // 47: google.protobuf.Timestamp
+	(*DecisionLog)(nil),              // 11: bailiwick.control.v1.DecisionLog
+	(*Rollout)(nil),                  // 12: bailiwick.control.v1.Rollout
+	(*PolicyLevel)(nil),              // 13: bailiwick.control.v1.PolicyLevel
+	(*PolicyDrift)(nil),              // 14: bailiwick.control.v1.PolicyDrift
+	(*SignedPolicy)(nil),             // 15: bailiwick.control.v1.SignedPolicy
+	(*NodePolicy)(nil),               // 16: bailiwick.control.v1.NodePolicy
+	(*ListPoliciesRequest)(nil),      // 17: bailiwick.control.v1.ListPoliciesRequest
+	(*ListPoliciesResponse)(nil),     // 18: bailiwick.control.v1.ListPoliciesResponse
+	(*PublishPolicyRequest)(nil),     // 19: bailiwick.control.v1.PublishPolicyRequest
+	(*PublishPolicyResponse)(nil),    // 20: bailiwick.control.v1.PublishPolicyResponse
+	(*Trail)(nil),                    // 21: bailiwick.control.v1.Trail
+	(*Custody)(nil),                  // 22: bailiwick.control.v1.Custody
+	(*Custodian)(nil),                // 23: bailiwick.control.v1.Custodian
+	(*HeldCopy)(nil),                 // 24: bailiwick.control.v1.HeldCopy
+	(*PeerStatus)(nil),               // 25: bailiwick.control.v1.PeerStatus
+	(*RegionSummary)(nil),            // 26: bailiwick.control.v1.RegionSummary
+	(*Service)(nil),                  // 27: bailiwick.control.v1.Service
+	(*ListCasesRequest)(nil),         // 28: bailiwick.control.v1.ListCasesRequest
+	(*ListCasesResponse)(nil),        // 29: bailiwick.control.v1.ListCasesResponse
+	(*Case)(nil),                     // 30: bailiwick.control.v1.Case
+	(*ShowCaseRequest)(nil),          // 31: bailiwick.control.v1.ShowCaseRequest
+	(*ShowCaseResponse)(nil),         // 32: bailiwick.control.v1.ShowCaseResponse
+	(*ReleaseRequest)(nil),           // 33: bailiwick.control.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),          // 34: bailiwick.control.v1.ReleaseResponse
+	(*WhyRequest)(nil),               // 35: bailiwick.control.v1.WhyRequest
+	(*WhyResponse)(nil),              // 36: bailiwick.control.v1.WhyResponse
+	(*SealDecisionsRequest)(nil),     // 37: bailiwick.control.v1.SealDecisionsRequest
+	(*SealDecisionsResponse)(nil),    // 38: bailiwick.control.v1.SealDecisionsResponse
+	(*ErasePayloadsRequest)(nil),     // 39: bailiwick.control.v1.ErasePayloadsRequest
+	(*ErasePayloadsResponse)(nil),    // 40: bailiwick.control.v1.ErasePayloadsResponse
+	(*Decision)(nil),                 // 41: bailiwick.control.v1.Decision
+	(*Verdict)(nil),                  // 42: bailiwick.control.v1.Verdict
+	(*ListAttestationsRequest)(nil),  // 43: bailiwick.control.v1.ListAttestationsRequest
+	(*ListAttestationsResponse)(nil), // 44: bailiwick.control.v1.ListAttestationsResponse
+	(*NodeAttestation)(nil),          // 45: bailiwick.control.v1.NodeAttestation
+	(*Digests)(nil),                  // 46: bailiwick.control.v1.Digests
+	(*Check)(nil),                    // 47: bailiwick.control.v1.Check
+	(*AttestRequest)(nil),            // 48: bailiwick.control.v1.AttestRequest
+	(*AttestResponse)(nil),           // 49: bailiwick.control.v1.AttestResponse
+	(*ListEntriesRequest)(nil),       // 50: bailiwick.control.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),      // 51: bailiwick.control.v1.ListEntriesResponse
+	(*Entry)(nil),                    // 52: bailiwick.control.v1.Entry
+	(*ApplyEntriesRequest)(nil),      // 53: bailiwick.control.v1.ApplyEntriesRequest
+	(*ApplyEntriesResponse)(nil),     // 54: bailiwick.control.v1.ApplyEntriesResponse
+	(*EntryChange)(nil),              // 55: bailiwick.control.v1.EntryChange
+	(*EntryRefusal)(nil),             // 56: bailiwick.control.v1.EntryRefusal
+	(*DeleteEntryRequest)(nil),       // 57: bailiwick.control.v1.DeleteEntryRequest
+	(*DeleteEntryResponse)(nil),      // 58: bailiwick.control.v1.DeleteEntryResponse
+	(*ListTrustRequest)(nil),         // 59: bailiwick.control.v1.ListTrustRequest
+	(*ListTrustResponse)(nil),        // 60: bailiwick.control.v1.ListTrustResponse
+	(*TrustRecord)(nil),              // 61: bailiwick.control.v1.TrustRecord
+	(*TrustRoot)(nil),                // 62: bailiwick.control.v1.TrustRoot
+	(*ExportTrustRequest)(nil),       // 63: bailiwick.control.v1.ExportTrustRequest
+	(*ExportTrustResponse)(nil),      // 64: bailiwick.control.v1.ExportTrustResponse
+	(*ImportTrustRequest)(nil),       // 65: bailiwick.control.v1.ImportTrustRequest
+	(*ImportTrustResponse)(nil),      // 66: bailiwick.control.v1.ImportTrustResponse
+	(*TrustImport)(nil),              // 67: bailiwick.control.v1.TrustImport
+	(*ExportDevIDRequest)(nil),       // 68: bailiwick.control.v1.ExportDevIDRequest
+	(*ExportDevIDResponse)(nil),      // 69: bailiwick.control.v1.ExportDevIDResponse
+	(*PartitionRequest)(nil),         // 70: bailiwick.control.v1.PartitionRequest
+	(*PartitionResponse)(nil),        // 71: bailiwick.control.v1.PartitionResponse
+	(*ReachRequest)(nil),             // 72: bailiwick.control.v1.ReachRequest
+	(*ReachResponse)(nil),            // 73: bailiwick.control.v1.ReachResponse
+	(*StartShadowRequest)(nil),       // 74: bailiwick.control.v1.StartShadowRequest
+	(*ShadowLevel)(nil),              // 75: bailiwick.control.v1.ShadowLevel
+	(*GetShadowRequest)(nil),         // 76: bailiwick.control.v1.GetShadowRequest
+	(*StopShadowRequest)(nil),        // 77: bailiwick.control.v1.StopShadowRequest
+	(*ShadowResponse)(nil),           // 78: bailiwick.control.v1.ShadowResponse
+	(*ShadowStatus)(nil),             // 79: bailiwick.control.v1.ShadowStatus
+	nil,                              // 80: bailiwick.control.v1.Debt.RegionsEntry
+	nil,                              // 81: bailiwick.control.v1.RegionSummary.NodesEntry
+	nil,                              // 82: bailiwick.control.v1.NodeAttestation.PcrsEntry
+	nil,                              // 83: bailiwick.control.v1.NodeAttestation.DigestsEntry
+	(*timestamppb.Timestamp)(nil),    // 84: google.protobuf.Timestamp
 }
 var file_cmd_internal_control_controlv1_control_proto_depIdxs = []int32{
-	47, // 0: bailiwick.control.v1.View.as_of:type_name -> google.protobuf.Timestamp
-	1,  // 1: bailiwick.control.v1.View.debt:type_name -> bailiwick.control.v1.Debt
-	3,  // 2: bailiwick.control.v1.View.lease:type_name -> bailiwick.control.v1.Lease
-	43, // 3: bailiwick.control.v1.Debt.regions:type_name -> bailiwick.control.v1.Debt.RegionsEntry
-	0,  // 4: bailiwick.control.v1.StatusResponse.view:type_name -> bailiwick.control.v1.View
-	6,  // 5: bailiwick.control.v1.StatusResponse.self:type_name -> bailiwick.control.v1.NodeStatus
-	13, // 6: bailiwick.control.v1.StatusResponse.peers:type_name -> bailiwick.control.v1.PeerStatus
-	14, // 7: bailiwick.control.v1.StatusResponse.regions:type_name -> bailiwick.control.v1.RegionSummary
-	15, // 8: bailiwick.control.v1.StatusResponse.services:type_name -> bailiwick.control.v1.Service
-	7,  // 9: bailiwick.control.v1.NodeStatus.identity:type_name -> bailiwick.control.v1.Identity
-	9,  // 10: bailiwick.control.v1.NodeStatus.feed:type_name -> bailiwick.control.v1.Feed
-	10, // 11: bailiwick.control.v1.NodeStatus.policy:type_name -> bailiwick.control.v1.Policy
-	12, // 12: bailiwick.control.v1.NodeStatus.trail:type_name -> bailiwick.control.v1.Trail
-	47, // 13: bailiwick.control.v1.Identity.svid_expires:type_name -> google.protobuf.Timestamp
-	47, // 14: bailiwick.control.v1.Identity.epoch_expires:type_name -> google.protobuf.Timestamp
-	8,  // 15: bailiwick.control.v1.Identity.attestation:type_name -> bailiwick.control.v1.Attestation
-	11, // 16: bailiwick.control.v1.Policy.levels:type_name -> bailiwick.control.v1.PolicyLevel
-	47, // 17: bailiwick.control.v1.PolicyLevel.not_after:type_name -> google.protobuf.Timestamp
-	47, // 18: bailiwick.control.v1.Trail.at:type_name -> google.protobuf.Timestamp
-	8,  // 19: bailiwick.control.v1.PeerStatus.attestation:type_name -> bailiwick.control.v1.Attestation
-	47, // 20: bailiwick.control.v1.RegionSummary.at:type_name -> google.protobuf.Timestamp
-	44, // 21: bailiwick.control.v1.RegionSummary.nodes:type_name -> bailiwick.control.v1.RegionSummary.NodesEntry
-	15, // 22: bailiwick.control.v1.RegionSummary.services:type_name -> bailiwick.control.v1.Service
-	0,  // 23: bailiwick.control.v1.ListStateResponse.view:type_name -> bailiwick.control.v1.View
-	18, // 24: bailiwick.control.v1.ListStateResponse.items:type_name -> bailiwick.control.v1.StateItem
-	47, // 25: bailiwick.control.v1.StateItem.at:type_name -> google.protobuf.Timestamp
-	0,  // 26: bailiwick.control.v1.PutStateResponse.view:type_name -> bailiwick.control.v1.View
-	0,  // 27: bailiwick.control.v1.DeleteStateResponse.view:type_name -> bailiwick.control.v1.View
-	0,  // 28: bailiwick.control.v1.ListCasesResponse.view:type_name -> bailiwick.control.v1.View
-	25, // 29: bailiwick.control.v1.ListCasesResponse.cases:type_name -> bailiwick.control.v1.Case
-	47, // 30: bailiwick.control.v1.Case.since:type_name -> google.protobuf.Timestamp
-	0,  // 31: bailiwick.control.v1.ShowCaseResponse.view:type_name -> bailiwick.control.v1.View
-	25, // 32: bailiwick.control.v1.ShowCaseResponse.case:type_name -> bailiwick.control.v1.Case
-	0,  // 33: bailiwick.control.v1.ReleaseResponse.view:type_name -> bailiwick.control.v1.View
-	0,  // 34: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
-	32, // 35: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
-	47, // 36: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
-	33, // 37: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
-	0,  // 38: bailiwick.control.v1.ListAttestationsResponse.view:type_name -> bailiwick.control.v1.View
-	36, // 39: bailiwick.control.v1.ListAttestationsResponse.items:type_name -> bailiwick.control.v1.NodeAttestation
-	8,  // 40: bailiwick.control.v1.NodeAttestation.attestation:type_name -> bailiwick.control.v1.Attestation
-	45, // 41: bailiwick.control.v1.NodeAttestation.pcrs:type_name -> bailiwick.control.v1.NodeAttestation.PcrsEntry
-	46, // 42: bailiwick.control.v1.NodeAttestation.digests:type_name -> bailiwick.control.v1.NodeAttestation.DigestsEntry
-	47, // 43: bailiwick.control.v1.NodeAttestation.endorsement_expires:type_name -> google.protobuf.Timestamp
-	38, // 44: bailiwick.control.v1.NodeAttestation.checks:type_name -> bailiwick.control.v1.Check
-	0,  // 45: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
-	47, // 46: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
-	0,  // 47: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
-	2,  // 48: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
-	37, // 49: bailiwick.control.v1.NodeAttestation.DigestsEntry.value:type_name -> bailiwick.control.v1.Digests
-	4,  // 50: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
-	16, // 51: bailiwick.control.v1.Control.ListState:input_type -> bailiwick.control.v1.ListStateRequest
-	19, // 52: bailiwick.control.v1.Control.PutState:input_type -> bailiwick.control.v1.PutStateRequest
-	21, // 53: bailiwick.control.v1.Control.DeleteState:input_type -> bailiwick.control.v1.DeleteStateRequest
-	23, // 54: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
-	26, // 55: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
-	28, // 56: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
-	30, // 57: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
-	34, // 58: bailiwick.control.v1.Control.ListAttestations:input_type -> bailiwick.control.v1.ListAttestationsRequest
-	39, // 59: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
-	41, // 60: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
-	5,  // 61: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
-	17, // 62: bailiwick.control.v1.Control.ListState:output_type -> bailiwick.control.v1.ListStateResponse
-	20, // 63: bailiwick.control.v1.Control.PutState:output_type -> bailiwick.control.v1.PutStateResponse
-	22, // 64: bailiwick.control.v1.Control.DeleteState:output_type -> bailiwick.control.v1.DeleteStateResponse
-	24, // 65: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
-	27, // 66: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
-	29, // 67: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
-	31, // 68: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
-	35, // 69: bailiwick.control.v1.Control.ListAttestations:output_type -> bailiwick.control.v1.ListAttestationsResponse
-	40, // 70: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
-	42, // 71: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
-	61, // [61:72] is the sub-list for method output_type
-	50, // [50:61] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	84,  // 0: bailiwick.control.v1.View.as_of:type_name -> google.protobuf.Timestamp
+	1,   // 1: bailiwick.control.v1.View.debt:type_name -> bailiwick.control.v1.Debt
+	3,   // 2: bailiwick.control.v1.View.lease:type_name -> bailiwick.control.v1.Lease
+	80,  // 3: bailiwick.control.v1.Debt.regions:type_name -> bailiwick.control.v1.Debt.RegionsEntry
+	0,   // 4: bailiwick.control.v1.StatusResponse.view:type_name -> bailiwick.control.v1.View
+	6,   // 5: bailiwick.control.v1.StatusResponse.self:type_name -> bailiwick.control.v1.NodeStatus
+	25,  // 6: bailiwick.control.v1.StatusResponse.peers:type_name -> bailiwick.control.v1.PeerStatus
+	26,  // 7: bailiwick.control.v1.StatusResponse.regions:type_name -> bailiwick.control.v1.RegionSummary
+	27,  // 8: bailiwick.control.v1.StatusResponse.services:type_name -> bailiwick.control.v1.Service
+	7,   // 9: bailiwick.control.v1.NodeStatus.identity:type_name -> bailiwick.control.v1.Identity
+	9,   // 10: bailiwick.control.v1.NodeStatus.feed:type_name -> bailiwick.control.v1.Feed
+	10,  // 11: bailiwick.control.v1.NodeStatus.policy:type_name -> bailiwick.control.v1.Policy
+	21,  // 12: bailiwick.control.v1.NodeStatus.trail:type_name -> bailiwick.control.v1.Trail
+	84,  // 13: bailiwick.control.v1.Identity.svid_expires:type_name -> google.protobuf.Timestamp
+	84,  // 14: bailiwick.control.v1.Identity.epoch_expires:type_name -> google.protobuf.Timestamp
+	8,   // 15: bailiwick.control.v1.Identity.attestation:type_name -> bailiwick.control.v1.Attestation
+	13,  // 16: bailiwick.control.v1.Policy.levels:type_name -> bailiwick.control.v1.PolicyLevel
+	14,  // 17: bailiwick.control.v1.Policy.drift:type_name -> bailiwick.control.v1.PolicyDrift
+	15,  // 18: bailiwick.control.v1.Policy.waiting:type_name -> bailiwick.control.v1.SignedPolicy
+	15,  // 19: bailiwick.control.v1.Policy.refused:type_name -> bailiwick.control.v1.SignedPolicy
+	79,  // 20: bailiwick.control.v1.Policy.shadow:type_name -> bailiwick.control.v1.ShadowStatus
+	12,  // 21: bailiwick.control.v1.Policy.rollouts:type_name -> bailiwick.control.v1.Rollout
+	11,  // 22: bailiwick.control.v1.Policy.decisions:type_name -> bailiwick.control.v1.DecisionLog
+	84,  // 23: bailiwick.control.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	84,  // 24: bailiwick.control.v1.PolicyLevel.not_after:type_name -> google.protobuf.Timestamp
+	84,  // 25: bailiwick.control.v1.SignedPolicy.not_before:type_name -> google.protobuf.Timestamp
+	84,  // 26: bailiwick.control.v1.SignedPolicy.not_after:type_name -> google.protobuf.Timestamp
+	0,   // 27: bailiwick.control.v1.ListPoliciesResponse.view:type_name -> bailiwick.control.v1.View
+	15,  // 28: bailiwick.control.v1.ListPoliciesResponse.items:type_name -> bailiwick.control.v1.SignedPolicy
+	16,  // 29: bailiwick.control.v1.ListPoliciesResponse.nodes:type_name -> bailiwick.control.v1.NodePolicy
+	0,   // 30: bailiwick.control.v1.PublishPolicyResponse.view:type_name -> bailiwick.control.v1.View
+	15,  // 31: bailiwick.control.v1.PublishPolicyResponse.policy:type_name -> bailiwick.control.v1.SignedPolicy
+	84,  // 32: bailiwick.control.v1.Trail.at:type_name -> google.protobuf.Timestamp
+	84,  // 33: bailiwick.control.v1.Trail.witnessed_at:type_name -> google.protobuf.Timestamp
+	22,  // 34: bailiwick.control.v1.Trail.custody:type_name -> bailiwick.control.v1.Custody
+	23,  // 35: bailiwick.control.v1.Custody.custodians:type_name -> bailiwick.control.v1.Custodian
+	24,  // 36: bailiwick.control.v1.Custody.holds:type_name -> bailiwick.control.v1.HeldCopy
+	84,  // 37: bailiwick.control.v1.Custodian.heard:type_name -> google.protobuf.Timestamp
+	8,   // 38: bailiwick.control.v1.PeerStatus.attestation:type_name -> bailiwick.control.v1.Attestation
+	16,  // 39: bailiwick.control.v1.PeerStatus.policy:type_name -> bailiwick.control.v1.NodePolicy
+	84,  // 40: bailiwick.control.v1.RegionSummary.at:type_name -> google.protobuf.Timestamp
+	81,  // 41: bailiwick.control.v1.RegionSummary.nodes:type_name -> bailiwick.control.v1.RegionSummary.NodesEntry
+	27,  // 42: bailiwick.control.v1.RegionSummary.services:type_name -> bailiwick.control.v1.Service
+	0,   // 43: bailiwick.control.v1.ListCasesResponse.view:type_name -> bailiwick.control.v1.View
+	30,  // 44: bailiwick.control.v1.ListCasesResponse.cases:type_name -> bailiwick.control.v1.Case
+	84,  // 45: bailiwick.control.v1.Case.since:type_name -> google.protobuf.Timestamp
+	0,   // 46: bailiwick.control.v1.ShowCaseResponse.view:type_name -> bailiwick.control.v1.View
+	30,  // 47: bailiwick.control.v1.ShowCaseResponse.case:type_name -> bailiwick.control.v1.Case
+	0,   // 48: bailiwick.control.v1.ReleaseResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 49: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
+	41,  // 50: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
+	0,   // 51: bailiwick.control.v1.SealDecisionsResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 52: bailiwick.control.v1.ErasePayloadsResponse.view:type_name -> bailiwick.control.v1.View
+	84,  // 53: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
+	42,  // 54: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
+	0,   // 55: bailiwick.control.v1.ListAttestationsResponse.view:type_name -> bailiwick.control.v1.View
+	45,  // 56: bailiwick.control.v1.ListAttestationsResponse.items:type_name -> bailiwick.control.v1.NodeAttestation
+	8,   // 57: bailiwick.control.v1.NodeAttestation.attestation:type_name -> bailiwick.control.v1.Attestation
+	82,  // 58: bailiwick.control.v1.NodeAttestation.pcrs:type_name -> bailiwick.control.v1.NodeAttestation.PcrsEntry
+	83,  // 59: bailiwick.control.v1.NodeAttestation.digests:type_name -> bailiwick.control.v1.NodeAttestation.DigestsEntry
+	84,  // 60: bailiwick.control.v1.NodeAttestation.endorsement_expires:type_name -> google.protobuf.Timestamp
+	47,  // 61: bailiwick.control.v1.NodeAttestation.checks:type_name -> bailiwick.control.v1.Check
+	0,   // 62: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
+	84,  // 63: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
+	0,   // 64: bailiwick.control.v1.ListEntriesResponse.view:type_name -> bailiwick.control.v1.View
+	52,  // 65: bailiwick.control.v1.ListEntriesResponse.items:type_name -> bailiwick.control.v1.Entry
+	84,  // 66: bailiwick.control.v1.Entry.expires:type_name -> google.protobuf.Timestamp
+	52,  // 67: bailiwick.control.v1.ApplyEntriesRequest.entries:type_name -> bailiwick.control.v1.Entry
+	0,   // 68: bailiwick.control.v1.ApplyEntriesResponse.view:type_name -> bailiwick.control.v1.View
+	55,  // 69: bailiwick.control.v1.ApplyEntriesResponse.changes:type_name -> bailiwick.control.v1.EntryChange
+	56,  // 70: bailiwick.control.v1.ApplyEntriesResponse.refusals:type_name -> bailiwick.control.v1.EntryRefusal
+	52,  // 71: bailiwick.control.v1.EntryChange.entry:type_name -> bailiwick.control.v1.Entry
+	52,  // 72: bailiwick.control.v1.EntryChange.before:type_name -> bailiwick.control.v1.Entry
+	0,   // 73: bailiwick.control.v1.DeleteEntryResponse.view:type_name -> bailiwick.control.v1.View
+	52,  // 74: bailiwick.control.v1.DeleteEntryResponse.entry:type_name -> bailiwick.control.v1.Entry
+	0,   // 75: bailiwick.control.v1.ListTrustResponse.view:type_name -> bailiwick.control.v1.View
+	61,  // 76: bailiwick.control.v1.ListTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
+	84,  // 77: bailiwick.control.v1.TrustRecord.not_before:type_name -> google.protobuf.Timestamp
+	84,  // 78: bailiwick.control.v1.TrustRecord.not_after:type_name -> google.protobuf.Timestamp
+	62,  // 79: bailiwick.control.v1.TrustRecord.roots:type_name -> bailiwick.control.v1.TrustRoot
+	84,  // 80: bailiwick.control.v1.TrustRoot.not_after:type_name -> google.protobuf.Timestamp
+	0,   // 81: bailiwick.control.v1.ExportTrustResponse.view:type_name -> bailiwick.control.v1.View
+	61,  // 82: bailiwick.control.v1.ExportTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
+	0,   // 83: bailiwick.control.v1.ImportTrustResponse.view:type_name -> bailiwick.control.v1.View
+	67,  // 84: bailiwick.control.v1.ImportTrustResponse.items:type_name -> bailiwick.control.v1.TrustImport
+	61,  // 85: bailiwick.control.v1.TrustImport.record:type_name -> bailiwick.control.v1.TrustRecord
+	0,   // 86: bailiwick.control.v1.ExportDevIDResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 87: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 88: bailiwick.control.v1.ReachResponse.view:type_name -> bailiwick.control.v1.View
+	75,  // 89: bailiwick.control.v1.StartShadowRequest.levels:type_name -> bailiwick.control.v1.ShadowLevel
+	0,   // 90: bailiwick.control.v1.ShadowResponse.view:type_name -> bailiwick.control.v1.View
+	79,  // 91: bailiwick.control.v1.ShadowResponse.shadow:type_name -> bailiwick.control.v1.ShadowStatus
+	75,  // 92: bailiwick.control.v1.ShadowResponse.levels:type_name -> bailiwick.control.v1.ShadowLevel
+	84,  // 93: bailiwick.control.v1.ShadowStatus.started:type_name -> google.protobuf.Timestamp
+	84,  // 94: bailiwick.control.v1.ShadowStatus.since:type_name -> google.protobuf.Timestamp
+	2,   // 95: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
+	46,  // 96: bailiwick.control.v1.NodeAttestation.DigestsEntry.value:type_name -> bailiwick.control.v1.Digests
+	4,   // 97: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
+	28,  // 98: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
+	31,  // 99: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
+	33,  // 100: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
+	35,  // 101: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
+	37,  // 102: bailiwick.control.v1.Control.SealDecisions:input_type -> bailiwick.control.v1.SealDecisionsRequest
+	39,  // 103: bailiwick.control.v1.Control.ErasePayloads:input_type -> bailiwick.control.v1.ErasePayloadsRequest
+	43,  // 104: bailiwick.control.v1.Control.ListAttestations:input_type -> bailiwick.control.v1.ListAttestationsRequest
+	48,  // 105: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
+	50,  // 106: bailiwick.control.v1.Control.ListEntries:input_type -> bailiwick.control.v1.ListEntriesRequest
+	53,  // 107: bailiwick.control.v1.Control.ApplyEntries:input_type -> bailiwick.control.v1.ApplyEntriesRequest
+	57,  // 108: bailiwick.control.v1.Control.DeleteEntry:input_type -> bailiwick.control.v1.DeleteEntryRequest
+	59,  // 109: bailiwick.control.v1.Control.ListTrust:input_type -> bailiwick.control.v1.ListTrustRequest
+	63,  // 110: bailiwick.control.v1.Control.ExportTrust:input_type -> bailiwick.control.v1.ExportTrustRequest
+	65,  // 111: bailiwick.control.v1.Control.ImportTrust:input_type -> bailiwick.control.v1.ImportTrustRequest
+	17,  // 112: bailiwick.control.v1.Control.ListPolicies:input_type -> bailiwick.control.v1.ListPoliciesRequest
+	19,  // 113: bailiwick.control.v1.Control.PublishPolicy:input_type -> bailiwick.control.v1.PublishPolicyRequest
+	68,  // 114: bailiwick.control.v1.Control.ExportDevID:input_type -> bailiwick.control.v1.ExportDevIDRequest
+	72,  // 115: bailiwick.control.v1.Control.Reach:input_type -> bailiwick.control.v1.ReachRequest
+	74,  // 116: bailiwick.control.v1.Control.StartShadow:input_type -> bailiwick.control.v1.StartShadowRequest
+	76,  // 117: bailiwick.control.v1.Control.GetShadow:input_type -> bailiwick.control.v1.GetShadowRequest
+	77,  // 118: bailiwick.control.v1.Control.StopShadow:input_type -> bailiwick.control.v1.StopShadowRequest
+	70,  // 119: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
+	5,   // 120: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
+	29,  // 121: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
+	32,  // 122: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
+	34,  // 123: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
+	36,  // 124: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
+	38,  // 125: bailiwick.control.v1.Control.SealDecisions:output_type -> bailiwick.control.v1.SealDecisionsResponse
+	40,  // 126: bailiwick.control.v1.Control.ErasePayloads:output_type -> bailiwick.control.v1.ErasePayloadsResponse
+	44,  // 127: bailiwick.control.v1.Control.ListAttestations:output_type -> bailiwick.control.v1.ListAttestationsResponse
+	49,  // 128: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
+	51,  // 129: bailiwick.control.v1.Control.ListEntries:output_type -> bailiwick.control.v1.ListEntriesResponse
+	54,  // 130: bailiwick.control.v1.Control.ApplyEntries:output_type -> bailiwick.control.v1.ApplyEntriesResponse
+	58,  // 131: bailiwick.control.v1.Control.DeleteEntry:output_type -> bailiwick.control.v1.DeleteEntryResponse
+	60,  // 132: bailiwick.control.v1.Control.ListTrust:output_type -> bailiwick.control.v1.ListTrustResponse
+	64,  // 133: bailiwick.control.v1.Control.ExportTrust:output_type -> bailiwick.control.v1.ExportTrustResponse
+	66,  // 134: bailiwick.control.v1.Control.ImportTrust:output_type -> bailiwick.control.v1.ImportTrustResponse
+	18,  // 135: bailiwick.control.v1.Control.ListPolicies:output_type -> bailiwick.control.v1.ListPoliciesResponse
+	20,  // 136: bailiwick.control.v1.Control.PublishPolicy:output_type -> bailiwick.control.v1.PublishPolicyResponse
+	69,  // 137: bailiwick.control.v1.Control.ExportDevID:output_type -> bailiwick.control.v1.ExportDevIDResponse
+	73,  // 138: bailiwick.control.v1.Control.Reach:output_type -> bailiwick.control.v1.ReachResponse
+	78,  // 139: bailiwick.control.v1.Control.StartShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	78,  // 140: bailiwick.control.v1.Control.GetShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	78,  // 141: bailiwick.control.v1.Control.StopShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	71,  // 142: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
+	120, // [120:143] is the sub-list for method output_type
+	97,  // [97:120] is the sub-list for method input_type
+	97,  // [97:97] is the sub-list for extension type_name
+	97,  // [97:97] is the sub-list for extension extendee
+	0,   // [0:97] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlv1_control_proto_init() }
@@ -3483,7 +6607,7 @@ func file_cmd_internal_control_controlv1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlv1_control_proto_rawDesc), len(file_cmd_internal_control_controlv1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   84,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

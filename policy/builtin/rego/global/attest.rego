@@ -14,23 +14,44 @@ import rego.v2
 allow contains "attested" if by_tpm
 
 # METADATA
+# title: The trust domain takes machines by their DevID, which shows nothing of what they run
+allow contains "devid-allowed" if {
+	input.attest.method == "tpm_devid"
+	input.self.trust_domain in data.attest.devid_trust_domains
+}
+
+# METADATA
 # title: The trust domain takes unattested nodes
 allow contains "unattested-allowed" if {
-	not by_tpm
+	not has_ek
 	input.self.trust_domain in data.attest.unattested_trust_domains
+}
+
+# METADATA
+# title: No TPM vouches for the machine, and its trust domain is not in attest.unattested_trust_domains of the policy's data
+deny contains "unattested" if {
+	not has_ek
+	not input.self.trust_domain in data.attest.unattested_trust_domains
+}
+
+# METADATA
+# title: A DevID does not show what the machine runs, and its trust domain is not in attest.devid_trust_domains of the policy's data
+deny contains "devid" if {
+	input.attest.method == "tpm_devid"
+	not input.self.trust_domain in data.attest.devid_trust_domains
 }
 
 # METADATA
 # title: The endorsement key has no certificate of an accepted maker
 deny contains "ek-chain" if {
-	by_tpm
+	has_ek
 	not input.attest.ek.chain_ok == true
 }
 
 # METADATA
 # title: The TPM's maker is not among those allowed
 deny contains "ek-maker" if {
-	by_tpm
+	has_ek
 	count(data.attest.makers) > 0
 	not input.attest.ek.maker in data.attest.makers
 }
@@ -90,7 +111,9 @@ deny contains "reference-mismatch" if {
 	not referenced
 }
 
-by_tpm if input.attest.method in {"bailiwick_tpm", "tpm_devid"}
+by_tpm if input.attest.method == "bailiwick_tpm"
+
+has_ek if input.attest.method in {"bailiwick_tpm", "tpm_devid"}
 
 excepted if input.attest.ek.maker in data.attest.secure_boot_exceptions
 

@@ -37,6 +37,7 @@ settings := {
 	"denied_prefixes": ["init="],
 	"unexplained_pcrs": [10],
 	"unattested_trust_domains": ["lab.example"],
+	"devid_trust_domains": ["shops.example"],
 }
 
 no_secure_boot := {"op": "replace", "path": "/attest/boot/secure_boot", "value": false}
@@ -149,13 +150,17 @@ test_empty_reference_matches_nothing if {
 }
 
 test_reference_is_not_asked_of_tokens if {
-	i := patched([{"op": "replace", "path": "/attest/method", "value": "join_token"}])
+	i := patched([
+		{"op": "replace", "path": "/attest/method", "value": "join_token"},
+		{"op": "replace", "path": "/self/trust_domain", "value": "lab.example"},
+	])
 	attest.deny == set() with input as i with data.attest as with_references([now])
 }
 
 test_token_is_refused if {
 	i := patched([{"op": "replace", "path": "/attest/method", "value": "join_token"}])
 	attest.allow == set() with input as i with data.attest as settings
+	attest.deny == {"unattested"} with input as i with data.attest as settings
 }
 
 test_token_in_a_lab if {
@@ -164,4 +169,29 @@ test_token_in_a_lab if {
 		{"op": "replace", "path": "/self/trust_domain", "value": "lab.example"},
 	])
 	attest.allow == {"unattested-allowed"} with input as i with data.attest as settings
+	attest.deny == set() with input as i with data.attest as settings
+}
+
+devid := json.patch(good, [
+	{"op": "replace", "path": "/attest/method", "value": "tpm_devid"},
+	{"op": "remove", "path": "/attest/boot"},
+])
+
+at_shops := {"op": "replace", "path": "/self/trust_domain", "value": "shops.example"}
+
+test_devid_is_refused if {
+	attest.allow == set() with input as devid with data.attest as settings
+	attest.deny == {"devid"} with input as devid with data.attest as settings
+	attest.allow == set() with input as json.patch(devid, [{"op": "replace", "path": "/self/trust_domain", "value": "lab.example"}]) with data.attest as settings
+}
+
+test_devid_where_it_is_taken if {
+	i := json.patch(devid, [at_shops])
+	attest.allow == {"devid-allowed"} with input as i with data.attest as settings
+	attest.deny == set() with input as i with data.attest as settings
+}
+
+test_devid_in_a_denied_tpm if {
+	i := json.patch(devid, [at_shops, {"op": "replace", "path": "/attest/ek/sha256", "value": "bb"}])
+	attest.deny == {"ek-denied"} with input as i with data.attest as settings
 }

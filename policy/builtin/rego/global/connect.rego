@@ -22,7 +22,7 @@ deny contains "destination-standing" if {
 # METADATA
 # title: The caller's node is not attested, and its trust domain must be
 deny contains "source-unattested" if {
-	not attested(input.source)
+	not input.source.attestation.ok
 	not input.source.trust_domain in data.connect.unattested_trust_domains
 }
 
@@ -39,5 +39,3 @@ allow contains "node-link" if {
 	input.source.spiffe_id
 	"node" in input.source.path
 }
-
-attested(peer) if peer.attestation.ok == true

@@ -1,7 +1,7 @@
 # METADATA
 # title: Which signed state a node takes in
-# description: That the signature, the chain and the ownership of the key are right was checked
-#   before. Here is asked whether this origin may write this kind of key, and how much.
+# description: That the signature, the chain and the ownership of the key are right is checked in
+#   code, for every change. Here is asked, once for an origin, what it may write and how much.
 # labels:
 #   owner: bailiwick
 package bailiwick.global.state_admit
@@ -13,34 +13,34 @@ import rego.v2
 deny contains "origin-standing" if not input.source.standing in data.state.good_standing
 
 # METADATA
-# title: Only the owner of a key writes it
-deny contains "foreign-key" if not input.update.owner == input.update.origin
-
-# METADATA
-# title: The kind of key is not in the registry
-deny contains "unknown-kind" if not known_kind
-
-# METADATA
 # title: Fine state stays in its region
-deny contains "foreign-region" if {
-	not input.source.region == input.self.region
-	not input.update.kind in data.state.crossing_kinds
+deny contains "foreign-region" if not input.source.region == input.self.region
+
+# METADATA
+# title: A node says what it is, under its own path
+allow contains "own-state" if input.source.path
+
+grant["own-state"] := {
+	"prefix": own,
+	"kinds": data.state.node.kinds,
+	"scope": scope,
+	"bytes": data.state.node.bytes,
+	"rate": data.state.node.rate,
 }
 
 # METADATA
-# title: A node writes under its own path
-allow contains "own-prefix" if input.source.path
+# title: The programs of a node write operators' kinds, under its own path
+allow contains "own-programs" if input.source.path
 
-grant["own-prefix"] := {
-	"prefix": concat("", ["/", concat("/", input.source.path)]),
+grant["own-programs"] := {
+	"prefix": own,
+	"kinds": data.state.programs.kinds,
 	"scope": scope,
-	"max_bytes": data.state.max_bytes,
-	"rate": data.state.rate,
+	"bytes": data.state.programs.bytes,
+	"rate": data.state.programs.rate,
 }
 
-known_kind if input.update.kind in data.state.kinds
-
-known_kind if startswith(input.update.kind, "x-")
+own := concat("", ["/", concat("/", input.source.path)])
 
 scope := "global" if {
 	"gateway" in input.source.roles

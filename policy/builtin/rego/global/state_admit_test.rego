@@ -15,15 +15,6 @@ good := {
 		"region": "east",
 		"standing": "ok",
 	},
-	"update": {
-		"key": "/node/east-n1/service/web",
-		"kind": "service",
-		"op": "put",
-		"owner": "spiffe://east.dev.example/node/east-n1",
-		"origin": "spiffe://east.dev.example/node/east-n1",
-		"size": 10,
-		"epoch": 1,
-	},
 	"policy": {},
 }
 
@@ -31,42 +22,32 @@ patched(ops) := json.patch(good, ops)
 
 settings := {
 	"good_standing": ["ok", "watch", "released"],
-	"kinds": ["node", "service"],
-	"crossing_kinds": ["summary"],
-	"max_bytes": 16384,
-	"rate": 50,
+	"node": {"kinds": ["node", "service"], "bytes": 16384, "rate": 200},
+	"programs": {"kinds": ["x-*"], "bytes": 1024, "rate": 50},
 }
 
 test_own_prefix if {
-	state_admit.allow == {"own-prefix"} with input as good with data.state as settings
+	state_admit.allow == {"own-state", "own-programs"} with input as good with data.state as settings
 	state_admit.deny == set() with input as good with data.state as settings
-	g := state_admit.grant["own-prefix"] with input as good with data.state as settings
-	g == {"prefix": "/node/east-n1", "scope": "region", "max_bytes": 16384, "rate": 50}
+	g := state_admit.grant["own-state"] with input as good with data.state as settings
+	g == {"prefix": "/node/east-n1", "kinds": ["node", "service"], "scope": "region", "bytes": 16384, "rate": 200}
+	p := state_admit.grant["own-programs"] with input as good with data.state as settings
+	p == {"prefix": "/node/east-n1", "kinds": ["x-*"], "scope": "region", "bytes": 1024, "rate": 50}
 }
 
 test_gateways_write_globally if {
 	i := patched([{"op": "add", "path": "/source/roles", "value": ["gateway"]}])
-	g := state_admit.grant["own-prefix"] with input as i with data.state as settings
+	g := state_admit.grant["own-state"] with input as i with data.state as settings
 	g.scope == "global"
-}
-
-test_foreign_key if {
-	i := patched([{"op": "replace", "path": "/update/owner", "value": "spiffe://east.dev.example/node/east-n2"}])
-	state_admit.deny == {"foreign-key"} with input as i with data.state as settings
-}
-
-test_unknown_kind if {
-	i := patched([{"op": "replace", "path": "/update/kind", "value": "rumour"}])
-	state_admit.deny == {"unknown-kind"} with input as i with data.state as settings
-}
-
-test_operators_own_kinds if {
-	i := patched([{"op": "replace", "path": "/update/kind", "value": "x-rumour"}])
-	state_admit.deny == set() with input as i with data.state as settings
 }
 
 test_standing if {
 	i := patched([{"op": "replace", "path": "/source/standing", "value": "quarantined"}])
+	state_admit.deny == {"origin-standing"} with input as i with data.state as settings
+}
+
+test_absent_standing if {
+	i := patched([{"op": "remove", "path": "/source/standing"}])
 	state_admit.deny == {"origin-standing"} with input as i with data.state as settings
 }
 

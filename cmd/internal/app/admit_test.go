@@ -1,0 +1,237 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
+	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
+	"github.com/bailiwick-mesh/bailiwick/gossip/value"
+	"github.com/bailiwick-mesh/bailiwick/policy"
+	"github.com/bailiwick-mesh/bailiwick/policy/admission"
+	"github.com/bailiwick-mesh/bailiwick/policy/builtin"
+	"github.com/bailiwick-mesh/bailiwick/policy/schema"
+)
+
+var (
+	gateSelf = spiffeid.RequireFromString("spiffe://east.dev.example/node/east-n1")
+	gatePeer = spiffeid.RequireFromString("spiffe://east.dev.example/node/east-n2")
+)
+
+// shippedGate is a gate under the dev policy, changed by edit.
+func shippedGate(t *testing.T, edit func(global *policy.Level)) (g *gate, engine *policy.Engine, recorded *[]policy.Decision) {
+	t.Helper()
+	engine = policy.New(policy.Config{})
+	levels := builtin.Dev("east")
+	if edit != nil {
+		edit(&levels[0])
+	}
+	if err := engine.Activate(levels...); err != nil {
+		t.Fatal(err)
+	}
+	recorded = new([]policy.Decision)
+	g = newGate(gateSelf, engine, func(id spiffeid.ID) *policy.Peer {
+		return &policy.Peer{SPIFFEID: id.String(), Path: segments(id), Region: "east", Standing: "ok"}
+	}, nil, func(d policy.Decision) { *recorded = append(*recorded, d) }, nil)
+	return g, engine, recorded
+}
+
+// takes asks a gate about a change that gatePeer signed at a time.
+func (g *gate) takes(op feed.Op, at time.Time) error {
+	return g.judge(g.peers, gatePeer, op, at, false)
+}
+
+func gateOp(kind, name, v string) feed.Op {
+	return feed.Op{Key: feed.KeyOf(gatePeer, kind, name), Action: feed.Put, Value: []byte(v), Scope: feed.ScopeRegion}
+}
+
+// What peers write is held against what the shipped policy grants, and the word for the
+// trail says by what.
+func TestGate(t *testing.T) {
+	g, _, recorded := shippedGate(t, func(l *policy.Level) {
+		l.Schemas = map[string]string{"schemas/a.json": `{"kind": "x-a", "version": 1, "schema": {"type": "integer"}}`}
+	})
+	wide := gateOp("x-b", "n", "1")
+	wide.Scope = feed.ScopeGlobal
+	gone := gateOp("x-a", "n", "")
+	gone.Action = feed.Del
+	for _, tt := range []struct {
+		name string
+		op   feed.Op
+		is   error
+		why  string
+	}{
+		{"own state", gateOp("service", "web", "1"), nil, ""},
+		{"an operator's kind", gateOp("x-b", "n", "1"), nil, ""},
+		{"fits its schema", gateOp("x-a", "n", "1"), nil, ""},
+		{"breaks its schema", gateOp("x-a", "n", "one"), schema.ErrValue, "schema"},
+		{"a del has no value to judge", gone, nil, ""},
+		{"a wider scope", wide, admission.ErrGrant, "grant"},
+		{"too large", gateOp("x-b", "n", strings.Repeat("x", 15361)), admission.ErrGrant, "grant"},
+		{"a kind of nobody", gateOp("rumour", "n", "1"), admission.ErrGrant, "grant"},
+	} {
+		err := g.takes(tt.op, time.Now())
+		if !errors.Is(err, tt.is) || tt.is == nil && err != nil {
+			t.Errorf("%s: %v", tt.name, err)
+		}
+		if named := (interface{ Why() string })(nil); tt.why != "" && (!errors.As(err, &named) || named.Why() != tt.why) {
+			t.Errorf("%s: %v has not the word %s", tt.name, err, tt.why)
+		}
+	}
+	if len(*recorded) != 1 || (*recorded)[0].Rule != policy.RuleGrant || (*recorded)[0].Allow {
+		t.Errorf("recorded %+v", *recorded)
+	}
+}
+
+// A missing, expired or failing policy, and one that denies the origin, let nothing in.
+func TestGateFailsClosed(t *testing.T) {
+	for name, edit := range map[string]func(*policy.Level){
+		"expired": func(l *policy.Level) { l.NotAfter = time.Now().Add(-time.Hour) },
+		"failing": func(l *policy.Level) { l.Data["state"].(map[string]any)["programs"].(map[string]any)["rate"] = "many" },
+		"denies":  func(l *policy.Level) { l.Data["state"].(map[string]any)["good_standing"] = []any{} },
+		"nothing": func(l *policy.Level) { delete(l.Data, "state") },
+	} {
+		g, _, recorded := shippedGate(t, edit)
+		for range 3 {
+			if err := g.takes(gateOp("x-b", "n", "1"), time.Now()); !errors.Is(err, admission.ErrDenied) {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+		if len(*recorded) != 1 {
+			t.Errorf("%s: %d denials recorded", name, len(*recorded))
+		}
+	}
+	g := newGate(gateSelf, policy.New(policy.Config{}), func(id spiffeid.ID) *policy.Peer { return &policy.Peer{SPIFFEID: id.String()} }, nil, func(policy.Decision) {}, nil)
+	if err := g.takes(gateOp("x-b", "n", "1"), time.Now()); !errors.Is(err, admission.ErrDenied) {
+		t.Errorf("no policy: %v", err)
+	}
+}
+
+// A node's day of writes is taken in at once; twice the rate is not. What a snapshot
+// restates costs nothing, and a new policy is asked at once.
+func TestGateRate(t *testing.T) {
+	g, engine, _ := shippedGate(t, func(l *policy.Level) { l.Data["state"].(map[string]any)["programs"].(map[string]any)["rate"] = 1 })
+	at := time.Now().Add(-24 * time.Hour)
+	write := func(step time.Duration) error {
+		at = at.Add(step)
+		return g.takes(gateOp("x-b", "n", "1"), at)
+	}
+	for range 10_000 {
+		if err := write(time.Second); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refused := 0
+	for range 1000 {
+		if err := write(time.Second / 2); errors.Is(err, admission.ErrRate) {
+			refused++
+		} else if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if refused < 480 || refused > 500 {
+		t.Errorf("%d of 1000 refused at twice the rate", refused)
+	}
+	if err := g.judge(g.peers, gatePeer, gateOp("x-b", "n", "1"), at, true); err != nil {
+		t.Errorf("restated: %v", err)
+	}
+	if err := engine.Activate(builtin.Dev("east")...); err != nil {
+		t.Fatal(err)
+	}
+	if err := write(time.Second); err != nil {
+		t.Errorf("under a policy with a higher rate: %v", err)
+	}
+}
+
+func sharedPart(owner string, body string, edit func(*replica.Entry)) replica.Entry {
+	id := spiffeid.RequireFromString("spiffe://east.dev.example/node/" + owner)
+	e := replica.Entry{Key: feed.KeyOf(id, "x-visits", "total"), Owner: id, Value: []byte(body), Epoch: 1, Seq: 1, HLC: feed.NewHLC(time.Now()), Lease: feed.LeaseLive}
+	if edit != nil {
+		edit(&e)
+	}
+	return e
+}
+
+// Whose part counts is for the reader to say: by default all that are parts of the type, an
+// expired or shut out owner's too.
+func TestWhichPartsCount(t *testing.T) {
+	parts := []replica.Entry{
+		sharedPart("n1", `{"counter":{"inc":1}}`, nil),
+		sharedPart("n2", `{"counter":{"inc":10}}`, func(e *replica.Entry) { e.Suspect = true }),
+		sharedPart("n3", `{"counter":{"inc":100}}`, func(e *replica.Entry) { e.Lease = feed.LeaseExpired }),
+		sharedPart("n4", `{"counter":{"inc":1000}}`, func(e *replica.Entry) { e.Rewind = true }),
+		sharedPart("n5", `{"set":{"add":{"x":1}}}`, nil),
+		sharedPart("n6", `nonsense`, nil),
+	}
+	for _, tt := range []struct {
+		leaveOut []string
+		want     int64
+	}{
+		{nil, 1111}, {[]string{"suspect"}, 1101}, {[]string{"expired"}, 1011}, {[]string{"rewind"}, 111}, {[]string{"suspect", "expired", "rewind"}, 1},
+	} {
+		state, out := parted(parts, reading{of: value.Counter, leaveOut: tt.leaveOut}, func(replica.Entry) int { return 0 })
+		if got := state.Count(); got != tt.want || len(out) != 2+len(tt.leaveOut) || out["/node/n5"] == "" || out["/node/n6"] == "" {
+			t.Errorf("without %v: %d, left out %v", tt.leaveOut, got, out)
+		}
+	}
+	if _, err := (value.State{}).TypeOf(); err != nil {
+		t.Error(err)
+	}
+}
+
+// BenchmarkAdmit is one change of a known origin: what is spent for each op of a record.
+func BenchmarkAdmit(b *testing.B) {
+	engine := policy.New(policy.Config{})
+	if err := engine.Activate(builtin.Dev("east")...); err != nil {
+		b.Fatal(err)
+	}
+	peer := func(id spiffeid.ID) *policy.Peer {
+		return &policy.Peer{SPIFFEID: id.String(), Path: segments(id), Region: "east", Standing: "ok"}
+	}
+	op := gateOp("x-b", "n", "1")
+	b.Run("granted", func(b *testing.B) {
+		g := newGate(gateSelf, engine, peer, nil, func(policy.Decision) {}, nil)
+		at := time.Now()
+		for b.Loop() {
+			at = at.Add(time.Second)
+			if err := g.takes(op, at); err != nil {
+				b.Fatal(err)
+			}
+		}
+	})
+	b.Run("asked", func(b *testing.B) { // as once for every op
+		g := newGate(gateSelf, engine, peer, nil, func(policy.Decision) {}, nil)
+		for b.Loop() {
+			if d := g.ask(peer(gatePeer)); !d.Allow {
+				b.Fatal(fmt.Sprint(d))
+			}
+		}
+	})
+}
+
+// What a level refuses comes in all the same where a control call of its origin may be, if it is
+// policy, what authorities signed, or evidence; nothing else does.
+func TestGateLetsRepairsIn(t *testing.T) {
+	for _, may := range []bool{true, false} {
+		g, _, _ := shippedGate(t, func(l *policy.Level) { l.Data["state"].(map[string]any)["good_standing"] = []any{} })
+		asked := map[string]bool{}
+		g.control = func(source spiffeid.ID, call string) bool {
+			asked[call] = source == gatePeer && slices.Contains(policy.ControlCalls, call)
+			return may
+		}
+		for kind, repairs := range map[string]bool{feed.KindPolicy: true, feed.KindAuthority: true, feed.KindEvidence: true, feed.KindService: false, "x-b": false} {
+			if err := g.takes(gateOp(kind, "n", "1"), time.Now()); (err == nil) != (repairs && may) {
+				t.Errorf("%s, control calls may be: %v: %v", kind, may, err)
+			}
+		}
+		if len(asked) != 3 || !asked["policy_sync"] || !asked["trust_sync"] || !asked["standing_sync"] {
+			t.Errorf("asked for %v", asked)
+		}
+	}
+}

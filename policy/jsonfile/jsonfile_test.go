@@ -1,0 +1,93 @@
+package jsonfile
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+)
+
+type plan struct {
+	Name  string            `json:"name"`
+	Rings []ring            `json:"rings"`
+	Free  map[string]any    `json:"free"`
+	Named map[string]*ring  `json:"named"`
+	When  time.Time         `json:"when,omitzero"`
+	Label map[string]string `json:"label"`
+}
+
+type ring struct {
+	Percent int      `json:"percent"`
+	Zones   []string `json:"zones"`
+}
+
+// Each mistake has its line, and the field that was meant.
+func TestMistakesHaveLines(t *testing.T) {
+	for name, tt := range map[string]struct {
+		text string
+		want string
+	}{
+		"fine":              {"{\"name\": \"a\", \"rings\": [{\"percent\": 1}], \"free\": {\"x\": {\"y\": 1}}, \"when\": \"2026-01-01T00:00:00Z\"}\n", ""},
+		"misspelt":          {"{\n  \"name\": \"a\",\n  \"rigns\": []\n}", "f.json:3: it has no field rigns; did you mean rings?"},
+		"below":             {"{\n  \"rings\": [\n    {\"percent\": 1},\n    {\"precent\": 2}\n  ]\n}", "f.json:4: rings has no field precent; did you mean percent?"},
+		"nothing near":      {"{\"colour\": 1}", "f.json:1: it has no field colour; it has name, rings, free, named, when, label"},
+		"two":               {"{\n\"nmae\": 1,\n\"named\": {\"a\": {\n\"zone\": []}}}", "f.json:2: it has no field nmae; did you mean name?\nf.json:4: named.a has no field zone; did you mean zones?"},
+		"in what is free":   {"{\"free\": {\"nmae\": 1}, \"label\": {\"zone\": 1}}", "f.json:1: label is a number, want a string"},
+		"below the unknown": {"{\"rigns\": {\"percent\": {\"x\": 1}}}", "f.json:1: it has no field rigns; did you mean rings?"},
+		"wrong type":        {"{\n\n  \"rings\": [{\"percent\": \"ten\"}]}", "f.json:3: rings.percent is a string, want a whole number"},
+		"no JSON":           {"{\n  \"name\": \"a\"\n  \"rings\": []}", "f.json:3: it is no JSON: invalid character '\"' after object key:value pair"},
+		"a comma":           {"{\n  \"name\": \"a\",\n}\n", "f.json:3: it is no JSON: invalid character '}' looking for beginning of object key string"},
+		"cut short":         {"{\n  \"name\": \"a\",\n  \"rings\": [\n\n\n", "f.json:3: it is no JSON: it ends too early"},
+		"empty":             {"", "f.json:1: it is no JSON: it ends too early"},
+		"more":              {"{}\n\n{}", "f.json:3: bytes after the end"},
+		"a list":            {"[]", "f.json:1: it is a list, want an object"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := Decode([]byte(tt.text), new(plan))
+			if tt.want == "" {
+				if err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			if err == nil {
+				t.Fatal("no mistake")
+			}
+			if got := In("f.json", err).Error(); got != tt.want {
+				t.Errorf("got  %s\nwant %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// A mistake in what a field means has the line of the field, and keeps what it wraps.
+func TestAt(t *testing.T) {
+	text := []byte("{\n  \"a\": {\n    \"b\": 1\n  },\n  \"b\": 2\n}")
+	for path, line := range map[string]string{"a.b": "f:3: ", "b": "f:5: ", "a": "f:2: ", "none": "f:1: "} {
+		if got := In("f", At(text, strings.Split(path, "."), "no")).Error(); got != line+"no" {
+			t.Errorf("%s: %s", path, got)
+		}
+	}
+	if err := In("f", errors.ErrUnsupported); !errors.Is(err, errors.ErrUnsupported) || !strings.HasPrefix(err.Error(), "f: ") {
+		t.Error(err)
+	}
+}
+
+// Whatever is refused has a line that the text has.
+func FuzzDecode(f *testing.F) {
+	for _, s := range []string{"{\"rings\":[{\"x\":1}]}", "{", "[[[", "{\"a\":{\"b\":\n[1,2,{\"c\":null}]}}", "\"\\ud800\"", "1 2"} {
+		f.Add([]byte(s))
+	}
+	f.Fuzz(func(t *testing.T, b []byte) {
+		err := Decode(b, new(plan))
+		list := (Error)(nil)
+		if err != nil && !errors.As(err, &list) {
+			t.Fatalf("%T: %v", err, err)
+		}
+		for _, m := range list {
+			if m.Line < 1 || m.Line > 1+strings.Count(string(b), "\n") || m.Text == "" {
+				t.Fatalf("line %d of %q: %s", m.Line, b, m.Text)
+			}
+		}
+	})
+}

@@ -1,0 +1,72 @@
+package attack
+
+import (
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/quic-go/quic-go/testutils/simnet"
+)
+
+// network gives sockets out. In a simulated one time is virtual.
+type network func(t *testing.T) net.PacketConn
+
+const latency = 2 * time.Millisecond
+
+func simulated() network {
+	router, hosts := &simnet.PerfectRouter{}, 0
+	return func(t *testing.T) net.PacketConn {
+		t.Helper()
+		hosts++
+		addr := &net.UDPAddr{IP: net.ParseIP(fmt.Sprintf("192.0.2.%d", hosts)).To4(), Port: 7000}
+		host := &simnet.Simnet{Router: router} // of its own: one starts all its links at once
+		conn := host.NewEndpoint(addr, simnet.NodeBiDiLinkSettings{Latency: latency})
+		if err := host.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() {
+			if err := host.Close(); err != nil {
+				t.Error(err)
+			}
+		})
+		return conn
+	}
+}
+
+func loopback(t *testing.T) net.PacketConn {
+	t.Helper()
+	conn, err := net.ListenUDP("udp4", net.UDPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:0")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return conn
+}
+
+// attacked runs an attack on a fleet of a size over both networks.
+func attacked(t *testing.T, size int, attack func(t *testing.T, f *fleet)) {
+	attackedInVirtualTime(t, size, attack)
+	t.Run("loopback", func(t *testing.T) { attack(t, newFleet(t, loopback, size)) })
+}
+
+// attackedInVirtualTime is for what needs minutes, or cannot differ on real sockets.
+func attackedInVirtualTime(t *testing.T, size int, attack func(t *testing.T, f *fleet)) {
+	t.Run("simulated", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			t.Cleanup(func() { time.Sleep(time.Minute) }) // the last timers of what was closed
+			attack(t, newFleet(t, simulated(), size))
+		})
+	})
+}
+
+// eventually waits until cond holds, at most for within.
+func eventually(t *testing.T, within time.Duration, what string, cond func() bool) {
+	t.Helper()
+	for start := time.Now(); !cond(); time.Sleep(2 * time.Millisecond) {
+		if time.Since(start) > within {
+			t.Fatalf("not within %s: %s", within, what)
+		}
+	}
+}
