@@ -113,11 +113,11 @@ func (a *Authority) Revoke(now time.Time, accused spiffeid.ID, reason string) (S
 }
 
 type publishLeaf struct {
-	Kind    string   `cbor:"1,keyasint"`
-	Level   string   `cbor:"2,keyasint"`
-	Name    string   `cbor:"3,keyasint"`
-	Version uint64   `cbor:"4,keyasint"`
-	Digest  [32]byte `cbor:"5,keyasint"`
+	Kind    string   `cbor:"kind"`
+	Level   string   `cbor:"level"`
+	Name    string   `cbor:"name,omitempty"`
+	Version uint64   `cbor:"version"`
+	Digest  [32]byte `cbor:"digest"`
 }
 
 // publish signs the next version of a slot and commits it with its trail leaf,

@@ -130,15 +130,15 @@ type grantWire struct {
 }
 
 type floorLeaf struct {
-	Floor uint64 `cbor:"5,keyasint"`
+	Floor uint64 `cbor:"floor"` // every epoch from now on is above it
 }
 
 type epochLeaf struct {
-	Node  string `cbor:"1,keyasint"`
-	Epoch uint64 `cbor:"2,keyasint"`
-	Spare uint64 `cbor:"3,keyasint"`
-	Class string `cbor:"4,keyasint"`
-	By    string `cbor:"6,keyasint,omitempty"` // the issuer that asked
+	Node  string `cbor:"node"`
+	Epoch uint64 `cbor:"epoch"`
+	Spare uint64 `cbor:"spare"`
+	Class string `cbor:"class"`
+	By    string `cbor:"by,omitempty"` // the issuer that asked
 }
 
 // Restored is to be called at a start on a disk that may be an old copy of itself: what

@@ -1,0 +1,36 @@
+package fact
+
+import (
+	"testing"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/trail"
+)
+
+// Kinds whose bodies come in several forms are told in words in each of them.
+func TestSentences(t *testing.T) {
+	for _, c := range []struct {
+		kind trail.Kind
+		body map[string]any
+		want string
+	}{
+		{trail.AuthorityEpoch, map[string]any{"node": "spiffe://e.example/node/a", "epoch": uint64(3), "spare": uint64(4), "class": "node", "by": "spiffe://e.example/node/b"},
+			"gave spiffe://e.example/node/a epoch 3, spare 4, class node, asked by spiffe://e.example/node/b"},
+		{trail.AuthorityEpoch, map[string]any{"node": "spiffe://e.example/node/a", "epoch": uint64(3), "spare": uint64(4), "class": "node"},
+			"gave spiffe://e.example/node/a epoch 3, spare 4, class node"},
+		{trail.AuthorityEpoch, map[string]any{"floor": uint64(1000)}, "everything given out before is void: epochs begin above 1000"},
+		{trail.AuthorityPublish, map[string]any{"kind": "service", "level": "regional", "name": "shop", "version": uint64(2), "digest": "0123456789abcdef0123456789abcdef"},
+			"published regional service shop, version 2, digest 0123456789abcdef"},
+		{trail.AuthorityPublish, map[string]any{"kind": "roster", "level": "regional", "version": uint64(2)}, "published regional roster, version 2"},
+		{trail.AuthorityPublish, map[string]any{"what": "frontier", "for": "east"}, "published frontier for east"},
+		{trail.IssuerAttest, map[string]any{"type": "join_token", "from": "127.0.0.1:1", "ok": false, "why": "spent"},
+			"judged evidence by join_token, from 127.0.0.1:1: good false: spent"},
+		{trail.IssuerAttest, map[string]any{"type": "join_token", "agent": "spiffe://e.example/node/a", "from": "127.0.0.1:1", "ok": true},
+			"judged evidence of spiffe://e.example/node/a by join_token, from 127.0.0.1:1: good true"},
+		{trail.IssuerRefuse, map[string]any{"what": "node", "to": "spiffe://e.example/node/a", "id": "spiffe://e.example/node/b", "why": "not its own"},
+			"refused spiffe://e.example/node/a node for spiffe://e.example/node/b: not its own"},
+	} {
+		if got := sentence(c.kind.Name(), c.body); got != c.want {
+			t.Errorf("%s %v:\n%q, want\n%q", c.kind, c.body, got, c.want)
+		}
+	}
+}
