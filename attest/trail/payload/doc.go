@@ -37,7 +37,8 @@
 //
 //	payload-keys/2026-11-21   frames: length u16 | CBOR of a key | first 4 bytes of its SHA-256
 //
-// A new key is on the disk before anything is sealed under it. A torn last frame is a key that nothing
+// A new key is on the disk before anything is sealed under it; keys that many wait for at once share a write
+// and a sync. A torn last frame is a key that nothing
 // was sealed under. Keys never leave the node: copies at custodians, and a copy of the folder of segments,
 // hold boxes that nobody can open there. So residency holds for payloads by construction, and a node whose
 // disk is lost takes its payloads with it; the leaves, rules, times and commitments are at its custodians.

@@ -34,11 +34,13 @@ var ErrNoKey = errors.New("the payload is sealed, and its key is not here")
 type Keys struct {
 	dir   string
 	store *store.Store
-	steps func(step string) error // breaks a step of an erasure, in tests
+	steps func(step string) error // breaks a step of what changes files, in tests
 
+	files  sync.Mutex // held by whoever changes a file, and taken before mu
 	mu     sync.Mutex
 	days   map[string]*dayKeys
 	serial uint64
+	fresh  map[place]*freshKey
 }
 
 // dayKeys are the keys of one day.
@@ -81,7 +83,7 @@ func Open(dir string, s *store.Store) (*Keys, error) {
 	if err := sweep(dir); err != nil {
 		return nil, err
 	}
-	k := &Keys{dir: dir, store: s, days: map[string]*dayKeys{}}
+	k := &Keys{dir: dir, store: s, days: map[string]*dayKeys{}, fresh: map[place]*freshKey{}}
 	names, err := days(dir)
 	if err != nil {
 		return nil, err
@@ -134,60 +136,6 @@ func (k *Keys) Seal(s Scope, at time.Time, name string, payload []byte) (Box, er
 	rand.Read(nonce) // never fails
 	box, err := seal(one.Secret, nonce, name, payload)
 	return Box{Key: day + "/" + hex.EncodeToString(one.ID), Box: box}, err
-}
-
-func (k *Keys) keyOf(s Scope, day string) (*key, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	d := k.days[day]
-	if d == nil {
-		d = newDay(nil)
-		k.days[day] = d
-	}
-	if one := d.scope[s.String()]; one != nil {
-		return one.clone(), nil
-	}
-	one := &key{ID: make([]byte, idSize), Serial: k.serial + 1, Secret: make([]byte, keySize), Subject: s.Subject, Kind: s.Kind, Classes: s.Classes}
-	rand.Read(one.ID)
-	rand.Read(one.Secret)
-	if err := k.append(day, one); err != nil {
-		return nil, err
-	}
-	k.serial = one.Serial
-	d.add(one)
-	return one.clone(), nil
-}
-
-// append adds a frame to a day's file. What a failure leaves of it is cut off.
-func (k *Keys) append(day string, one *key) error {
-	b, err := one.frame()
-	if err != nil {
-		return err
-	}
-	path := filepath.Join(k.dir, day)
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE, 0o600)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	info, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if info.Size()+int64(len(b)) > maxDay {
-		return fmt.Errorf("%w: %s would have more than %d bytes", ErrKeys, path, maxDay)
-	}
-	_, err = f.WriteAt(b, info.Size())
-	if err == nil {
-		err = f.Sync()
-	}
-	if err == nil && info.Size() == 0 {
-		err = durable.SyncDir(k.dir)
-	}
-	if err != nil {
-		return errors.Join(err, f.Truncate(info.Size()))
-	}
-	return nil
 }
 
 // Open opens the box of the record of that name. Errors wrap ErrErased, ErrNoKey or ErrBox.
@@ -259,6 +207,8 @@ func (k *Keys) Erase(o Order, now time.Time, tell func(*store.Tx, Order) error) 
 	if err := o.Check(); err != nil {
 		return o, err
 	}
+	k.files.Lock()
+	defer k.files.Unlock()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	o = o.dated()
@@ -348,6 +298,8 @@ func (k *Keys) step(name string) error {
 // Forget removes the keys, and what is left of keys, of the days before a time: for those whose boxes
 // are all gone. Errors are the file system's.
 func (k *Keys) Forget(before time.Time) error {
+	k.files.Lock()
+	defer k.files.Unlock()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for day := range k.days {
