@@ -180,10 +180,14 @@ func ParseInput(b []byte) (Input, error) {
 	if err := jsonfile.Decode(b, &in); err != nil {
 		return Input{}, fmt.Errorf("%w: %w", ErrInput, err)
 	}
-	if path, err := in.closed(); err != nil {
+	path, err := in.closed()
+	if err == nil {
+		path, err = in.misfit()
+	}
+	if err != nil {
 		return Input{}, fmt.Errorf("%w: %w", ErrInput, jsonfile.At(b, path, err.Error()))
 	}
-	_, err := in.value()
+	_, err = in.value()
 	return in, err
 }
 

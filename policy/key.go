@@ -16,7 +16,10 @@ const (
 // view of in, which levels have ended, and whether their authority is out of reach. It allocates nothing. Nil means that in is to be
 // evaluated: it is not valid, or not of a size that is remembered.
 func (v *view) answerKey(in *Input, isolated bool, b []byte) []byte {
-	if v == nil || in.ended() || in.Policy.Levels != nil || v.shape.check(in) != nil {
+	if v == nil || in.ended() || in.Policy.Levels != nil {
+		return nil
+	}
+	if _, err := v.shape.misfit(in); err != nil {
 		return nil
 	}
 	for _, l := range v.levels {

@@ -1,6 +1,7 @@
 package policy
 
 import (
+	"errors"
 	"fmt"
 	"math/bits"
 	"slices"
@@ -104,28 +105,37 @@ func (in *Input) sections() (s section) {
 
 // check refuses an input that lacks what its kind needs, or has what its kind does not have.
 func (in *Input) check() error {
-	shape, ok := shapes[in.Kind]
-	if !ok {
-		return fmt.Errorf("%w: kind %q is not one of %v", ErrInput, in.Kind, Kinds)
-	}
-	return shape.check(in)
-}
-
-// check is Input.check for a kind that is known.
-func (s shape) check(in *Input) error {
-	got := in.sections()
-	switch {
-	case in.V != InputVersion:
-		return fmt.Errorf("%w: v is %d, want %d", ErrInput, in.V, InputVersion)
-	case in.Time.Unix <= 0:
-		return fmt.Errorf("%w: time.unix is missing", ErrInput)
-	case s.must&^got != 0:
-		return fmt.Errorf("%w: kind %s needs %s", ErrInput, in.Kind, strings.Join((s.must&^got).names(), " and "))
-	case got&^(s.must|s.may) != 0:
-		return fmt.Errorf("%w: kind %s has no %s; it has %s", ErrInput, in.Kind,
-			strings.Join((got&^(s.must|s.may)).names(), " and no "), strings.Join(s.fields(), ", "))
-	case in.Kind == Connect && in.Service == nil && in.Action == nil:
-		return fmt.Errorf("%w: a connect needs service or action", ErrInput)
+	if _, err := in.misfit(); err != nil {
+		return fmt.Errorf("%w: %w", ErrInput, err)
 	}
 	return nil
+}
+
+// misfit is what check finds, with the path of the field that is wrong, or that calls for what is
+// missing.
+func (in *Input) misfit() (path []string, err error) {
+	shape, ok := shapes[in.Kind]
+	if !ok {
+		return []string{"kind"}, fmt.Errorf("kind %q is not one of %v", in.Kind, Kinds)
+	}
+	return shape.misfit(in)
+}
+
+// misfit is Input.misfit for a kind that is known.
+func (s shape) misfit(in *Input) (path []string, err error) {
+	got := in.sections()
+	switch lacks, extra := s.must&^got, got&^(s.must|s.may); {
+	case in.V != InputVersion:
+		return []string{"v"}, fmt.Errorf("v is %d, want %d", in.V, InputVersion)
+	case in.Time.Unix <= 0:
+		return []string{"time", "unix"}, errors.New("time.unix is missing")
+	case lacks != 0:
+		return []string{"kind"}, fmt.Errorf("kind %s needs %s", in.Kind, strings.Join(lacks.names(), " and "))
+	case extra != 0:
+		return extra.names()[:1], fmt.Errorf("kind %s has no %s; it has %s", in.Kind,
+			strings.Join(extra.names(), " and no "), strings.Join(s.fields(), ", "))
+	case in.Kind == Connect && in.Service == nil && in.Action == nil:
+		return []string{"kind"}, errors.New("a connect needs service or action")
+	}
+	return nil, nil
 }

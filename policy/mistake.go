@@ -9,6 +9,8 @@ import (
 	"strings"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+
+	"github.com/bailiwick-mesh/bailiwick/policy/spelling"
 )
 
 // Mistake is one thing that is wrong in a level, and where. As an error it is one line; Snippet
@@ -53,21 +55,7 @@ func (m *Mistake) Snippet() string {
 	if m.Source == "" || m.Line == 0 {
 		return ""
 	}
-	number := fmt.Sprintf("%4d", m.Line)
-	out := number + " | " + m.Source
-	at := m.Column - 1
-	if at < 0 || at > len(m.Source) {
-		return out
-	}
-	// What stands before the caret is copied as blanks, and tabs as tabs, so that it stays below.
-	before := strings.Map(func(r rune) rune {
-		if r == '\t' {
-			return r
-		}
-		return ' '
-	}, m.Source[:at])
-	width := max(1, min(m.width, len(m.Source)-at))
-	return out + "\n" + strings.Repeat(" ", len(number)) + " | " + before + strings.Repeat("^", width)
+	return spelling.Show(m.Line, m.Column, min(m.width, len(m.Source)), m.Source)
 }
 
 // Mistakes takes an error of Check, Test or Activate apart: one for each mistake in it, by file and

@@ -34,6 +34,10 @@ var (
 	// ErrDamaged means the file holds no P-256 key. Restore it from its backup.
 	// Removing it makes a new key, which nobody else knows yet.
 	ErrDamaged = errors.New("a key file holds no P-256 key in PKCS #8: restore it from its backup")
+
+	// ErrMissing means a key that had to be there is not. A new one would be of
+	// no use: nobody knows it. Name the file that holds the key.
+	ErrMissing = errors.New("there is no key file")
 )
 
 // Open reads the key at path, making it first where there is none. The folder
@@ -45,6 +49,19 @@ func Open(path string) (*ecdsa.PrivateKey, error) {
 		key, err = create(path)
 	}
 	if err != nil {
+		return nil, fmt.Errorf("key file %s: %w", path, err)
+	}
+	return key, nil
+}
+
+// OpenExisting reads the key at path, and makes none. Errors wrap ErrMissing,
+// ErrExposed, ErrDamaged or the file system's, and name the file.
+func OpenExisting(path string) (*ecdsa.PrivateKey, error) {
+	key, err := read(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, fmt.Errorf("%w: %s", ErrMissing, path)
+	case err != nil:
 		return nil, fmt.Errorf("key file %s: %w", path, err)
 	}
 	return key, nil

@@ -39,6 +39,24 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+// A key that has to be there is never made.
+func TestOpenExisting(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "policy.pem")
+	if _, err := OpenExisting(path); !errors.Is(err, ErrMissing) {
+		t.Errorf("got %v, want %v", err, ErrMissing)
+	}
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a key was made: %v", err)
+	}
+	made, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if key, err := OpenExisting(path); err != nil || !key.Equal(made) {
+		t.Errorf("the key changed: %v", err)
+	}
+}
+
 func TestDamageIsKept(t *testing.T) {
 	p384, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
 	if err != nil {

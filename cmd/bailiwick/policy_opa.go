@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/keyfile"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/provision"
 	"github.com/bailiwick-mesh/bailiwick/policy"
@@ -19,7 +20,7 @@ func (p *publication) writeOPA(dir string) error {
 	if p.key == "" {
 		return &usageError{errors.New("--key FILE is required: what signs the bundle")}
 	}
-	key, err := existingKey(p.key)
+	key, err := keyfile.OpenExisting(p.key)
 	if err != nil {
 		return err
 	}

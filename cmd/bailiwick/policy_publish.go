@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/keyfile"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/provision"
@@ -21,6 +22,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 	"github.com/bailiwick-mesh/bailiwick/policy/jsonfile"
 	"github.com/bailiwick-mesh/bailiwick/policy/rollout"
+	"github.com/bailiwick-mesh/bailiwick/policy/workbench"
 )
 
 func policyPublishCommand(o *options) *cobra.Command {
@@ -61,6 +63,8 @@ the validity, the digests, and that it compiles.`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			info, err := os.Stat(args[0])
 			switch {
+			case errors.Is(err, fs.ErrNotExist):
+				return fmt.Errorf("%w: there is no %s", workbench.ErrTree, args[0])
 			case err != nil:
 				return err
 			case verify != (len(global) > 0), verify && info.IsDir():
@@ -157,7 +161,7 @@ func (p *publication) next(ctx context.Context) (*ecdsa.PrivateKey, provision.Po
 	if !slices.Contains(modes, p.staleMode) || p.maxStaleness < 0 || p.maxStaleness%time.Second != 0 {
 		return nil, none, nil, &usageError{fmt.Errorf("--stale-mode %s --max-staleness %s: want one of%s, and whole seconds", p.staleMode, p.maxStaleness, strings.Join(modes, " "))}
 	}
-	key, err := existingKey(p.key)
+	key, err := keyfile.OpenExisting(p.key)
 	if err != nil {
 		return nil, none, nil, err
 	}

@@ -55,7 +55,7 @@ func (s signing) delegate(path string) error {
 	if s.scope == "" {
 		return &usageError{errors.New("--scope is required: the trust domain, or a zone or node in it, whose policy the key is to sign")}
 	}
-	signer, err := existingKey(s.key)
+	signer, err := keyfile.OpenExisting(s.key)
 	if err != nil {
 		return err
 	}

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"cmp"
-	"crypto/ecdsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -198,7 +197,7 @@ func (s signing) record(path string) error {
 	if err != nil {
 		return err
 	}
-	key, err := existingKey(s.key)
+	key, err := keyfile.OpenExisting(s.key)
 	if err != nil {
 		return err
 	}
@@ -235,18 +234,9 @@ func (s signing) record(path string) error {
 	})
 }
 
-// existingKey opens a key that must be there: signing with a new one would help
-// nobody.
-func existingKey(path string) (*ecdsa.PrivateKey, error) {
-	if _, err := os.Stat(path); err != nil {
-		return nil, err
-	}
-	return keyfile.Open(path)
-}
-
 // policy compiles and signs the policy in a folder.
 func (s signing) policy(dir string) error {
-	key, err := existingKey(s.key)
+	key, err := keyfile.OpenExisting(s.key)
 	if err != nil {
 		return err
 	}

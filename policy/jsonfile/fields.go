@@ -16,9 +16,9 @@ import (
 // maxDepth is that of encoding/json.
 const maxDepth = 10_000
 
-// walk calls key for every key of every object, with the path to it and the offset of its end.
+// walk calls key for every key of every object, with the path to it and where it is written.
 // Elements of a list have the path of the list.
-func walk(b []byte, key func(path []string, offset int)) error {
+func walk(b []byte, key func(path []string, from, to int)) error {
 	d := json.NewDecoder(bytes.NewReader(b))
 	var next func(path []string, depth int) error
 	next = func(path []string, depth int) error {
@@ -33,12 +33,15 @@ func walk(b []byte, key func(path []string, offset int)) error {
 		for d.More() {
 			below := path
 			if open == '{' {
+				from := int(d.InputOffset())
 				name, err := d.Token()
 				if err != nil {
 					return err
 				}
+				to := int(d.InputOffset())
+				from = to - len(bytes.TrimLeft(b[from:to], " \t\r\n,"))
 				below = append(slices.Clone(path), fmt.Sprint(name))
-				key(below, int(d.InputOffset()))
+				key(below, from, to)
 			}
 			if err := next(below, depth+1); err != nil {
 				return err
@@ -52,7 +55,7 @@ func walk(b []byte, key func(path []string, offset int)) error {
 
 // unknownFields are the keys that the type of into has no field for.
 func unknownFields(b []byte, into any) (out Error) {
-	_ = walk(b, func(path []string, offset int) { // that it is JSON was seen before
+	_ = walk(b, func(path []string, from, to int) { // that it is JSON was seen before
 		known, open := fieldsAt(reflect.TypeOf(into), path[:len(path)-1])
 		name := path[len(path)-1]
 		if open || slices.ContainsFunc(known, func(k string) bool { return strings.EqualFold(k, name) }) {
@@ -65,7 +68,7 @@ func unknownFields(b []byte, into any) (out Error) {
 		} else {
 			text += "; it has " + strings.Join(known, ", ")
 		}
-		out = append(out, Mistake{lineOf(b, offset), text})
+		out = append(out, mistake(b, from, to, text))
 	})
 	return out
 }

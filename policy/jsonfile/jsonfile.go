@@ -1,7 +1,7 @@
 // Package jsonfile reads the JSON that people write for policy: inputs, plans, rosters.
 //
 // It is strict: one value, and no field that its type does not have. Every unknown field is told at
-// once, each with its line and with the field that was meant; of what is no JSON, or has a value of
+// once, each with its line, number and text, and with the field that was meant; of what is no JSON, or has a value of
 // the wrong type, the first. It sets no bound on the size: that is the caller's, and the line of a
 // mistake is looked for only where there is one.
 package jsonfile
@@ -14,12 +14,18 @@ import (
 	"io"
 	"slices"
 	"strings"
+
+	"github.com/bailiwick-mesh/bailiwick/policy/spelling"
 )
 
 // Mistake is one thing that is wrong in a text.
 type Mistake struct {
-	Line int // from 1
-	Text string
+	Line   int // from 1
+	Column int // from 1, in bytes
+	Text   string
+	Source string // the line as it was written, without its end
+
+	width int // bytes of Source that are wrong; 0 where only the beginning is known
 }
 
 // Error is what is wrong, each thing in it, in the order of their lines.
@@ -34,7 +40,12 @@ func (e Error) Error() string {
 	return strings.Join(texts, "; ")
 }
 
-// In says in which file and line an error is, "inputs/a.json:7: ...", where there is an Error in it.
+// In says in which file and line an error is, and shows the line, where there is an Error in it:
+//
+//	inputs/a.json:7: it has no field knd; did you mean kind?
+//	   7 |   "knd": "connect",
+//	     |   ^^^^^
+//
 // The result wraps err.
 func In(file string, err error) error {
 	var list Error
@@ -42,23 +53,24 @@ func In(file string, err error) error {
 		return fmt.Errorf("%s: %w", file, err)
 	}
 	if len(list) == 1 {
-		return fmt.Errorf("%s:%d: %w", file, list[0].Line, err)
+		list = Error{list[0]}
+		list[0].Text = err.Error() // with what it was wrapped in
 	}
 	lines := make([]string, len(list))
 	for i, m := range list {
-		lines[i] = fmt.Sprintf("%s:%d: %s", file, m.Line, m.Text)
+		lines[i] = fmt.Sprintf("%s:%d: %s\n%s", file, m.Line, m.Text, spelling.Show(m.Line, m.Column, m.width, m.Source))
 	}
-	return &several{strings.Join(lines, "\n"), err}
+	return &placed{strings.Join(lines, "\n"), err}
 }
 
-// several is an error that has a line for each mistake.
-type several struct {
+// placed is an error that shows its lines.
+type placed struct {
 	text string
 	err  error
 }
 
-func (e *several) Error() string { return e.text }
-func (e *several) Unwrap() error { return e.err }
+func (e *placed) Error() string { return e.text }
+func (e *placed) Unwrap() error { return e.err }
 
 // Decode reads b, one value of JSON, into what into points at. Its errors are an Error.
 func Decode(b []byte, into any) error {
@@ -68,7 +80,7 @@ func Decode(b []byte, into any) error {
 		return explain(b, into, err)
 	}
 	if _, err := d.Token(); err != io.EOF {
-		return Error{{lineOf(b, int(d.InputOffset())), "bytes after the end"}}
+		return Error{mistakeAt(b, int(d.InputOffset()), "bytes after the end")}
 	}
 	return nil
 }
@@ -76,41 +88,52 @@ func Decode(b []byte, into any) error {
 func explain(b []byte, into any, err error) error {
 	text := strings.TrimPrefix(err.Error(), "json: ")
 	if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
-		return Error{{lineOf(b, int(syntax.Offset)), "it is no JSON: " + text}}
+		return Error{mistakeAt(b, int(syntax.Offset), "it is no JSON: "+text)}
 	}
 	if errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) {
-		return Error{{lineOf(b, len(b)), "it is no JSON: it ends too early"}}
+		return Error{mistakeAt(b, len(b), "it is no JSON: it ends too early")}
 	}
 	if wrong := (*json.UnmarshalTypeError)(nil); errors.As(err, &wrong) {
 		name := wrong.Field
 		if name == "" {
 			name = "it"
 		}
-		return Error{{lineOf(b, int(wrong.Offset)), fmt.Sprintf("%s is %s, want %s", name, valueName(wrong.Value), kindName(wrong.Type))}}
+		return Error{mistakeAt(b, int(wrong.Offset), fmt.Sprintf("%s is %s, want %s", name, valueName(wrong.Value), kindName(wrong.Type)))}
 	}
 	if list := unknownFields(b, into); len(list) > 0 {
 		return list
 	}
-	return Error{{1, text}}
+	return Error{mistakeAt(b, 1, text)}
 }
 
-// At is an Error about the value at a path of names, such as source.standing, or about the whole
-// where nothing is there.
+// At is an Error about the value at a path of names, such as source.standing, or about the nearest
+// that it would be in where nothing is there.
 func At(b []byte, path []string, text string) Error {
-	at := 1
-	_ = walk(b, func(here []string, offset int) {
-		if slices.Equal(here, path) {
-			at = lineOf(b, offset)
+	from, to, near := 0, 1, 0
+	_ = walk(b, func(here []string, begins, ends int) {
+		if n := len(here); n > near && n <= len(path) && slices.Equal(here, path[:n]) {
+			from, to, near = begins, ends, n
 		}
 	})
-	return Error{{at, text}}
+	return Error{mistake(b, from, to, text)}
 }
 
-// lineOf is the line of an offset; past the end it is the last one with words.
-func lineOf(b []byte, offset int) int {
-	before := b[:min(max(offset, 0), len(b))]
-	if offset >= len(b) {
-		before = bytes.TrimRight(before, " \t\r\n")
+// mistakeAt is one that ends at an offset, as decoders count: past the byte they did not expect.
+func mistakeAt(b []byte, end int, text string) Mistake {
+	end = min(max(end, 0), len(b))
+	if end == len(b) { // past the end is past the last words
+		end = len(bytes.TrimRight(b, " \t\r\n"))
 	}
-	return 1 + bytes.Count(before, []byte{'\n'})
+	return mistake(b, max(end-1, 0), end, text)
+}
+
+// mistake is one in some bytes of a text.
+func mistake(b []byte, from, to int, text string) Mistake {
+	line := b[bytes.LastIndexByte(b[:from], '\n')+1:]
+	column := from - (len(b) - len(line))
+	if i := bytes.IndexByte(line, '\n'); i >= 0 {
+		line = line[:i]
+	}
+	return Mistake{Line: 1 + bytes.Count(b[:from], []byte{'\n'}), Column: column + 1, Text: text,
+		Source: strings.TrimRight(string(line), "\r"), width: to - from}
 }

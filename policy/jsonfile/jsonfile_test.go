@@ -2,6 +2,7 @@ package jsonfile
 
 import (
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +54,7 @@ func TestMistakesHaveLines(t *testing.T) {
 			if err == nil {
 				t.Fatal("no mistake")
 			}
-			if got := In("f.json", err).Error(); got != tt.want {
+			if got := withoutLines(In("f.json", err)); got != tt.want {
 				t.Errorf("got  %s\nwant %s", got, tt.want)
 			}
 		})
@@ -63,13 +64,47 @@ func TestMistakesHaveLines(t *testing.T) {
 // A mistake in what a field means has the line of the field, and keeps what it wraps.
 func TestAt(t *testing.T) {
 	text := []byte("{\n  \"a\": {\n    \"b\": 1\n  },\n  \"b\": 2\n}")
-	for path, line := range map[string]string{"a.b": "f:3: ", "b": "f:5: ", "a": "f:2: ", "none": "f:1: "} {
-		if got := In("f", At(text, strings.Split(path, "."), "no")).Error(); got != line+"no" {
+	for path, line := range map[string]string{"a.b": "f:3: ", "b": "f:5: ", "a": "f:2: ", "none": "f:1: ", "a.c": "f:2: "} {
+		if got := withoutLines(In("f", At(text, strings.Split(path, "."), "no"))); got != line+"no" {
 			t.Errorf("%s: %s", path, got)
 		}
 	}
 	if err := In("f", errors.ErrUnsupported); !errors.Is(err, errors.ErrUnsupported) || !strings.HasPrefix(err.Error(), "f: ") {
 		t.Error(err)
+	}
+}
+
+// withoutLines is an error without the lines of the file that it shows.
+func withoutLines(err error) string {
+	lines := strings.Split(err.Error(), "\n")
+	return strings.Join(slices.DeleteFunc(lines, func(s string) bool { return strings.HasPrefix(s, "   ") }), "\n")
+}
+
+// The line itself is shown, with carets under what is wrong.
+func TestMistakesShowTheirLines(t *testing.T) {
+	for text, want := range map[string]string{
+		"{\n\t\"name\": \"a\",\r\n\t\"rigns\": []}": "   3 | \t\"rigns\": []}\n     | \t^^^^^^^",
+		"{\n  \"name\": \"\u00e9\", \"rigns\": []}": "   2 |   \"name\": \"\u00e9\", \"rigns\": []}\n     |                ^^^^^^^",
+		"{\n  \"name\": \"a\",\n}\n":                "   3 | }\n     | ^",
+		"{\n  \"rings\": [\n\n":                     "   2 |   \"rings\": [\n     |            ^",
+		"{\"name\": \"\x1b[31m\",\"rigns\": []}":    "   1 | {\"name\": \"?[31m\",\"rigns\": []}\n     |           ^",
+		"{\"name\": \"" + strings.Repeat("x", 300) + "\", \"rigns\": 1, \"free\": {\"a\": \"" + strings.Repeat("y", 300) + "\"}}": "...",
+		"": "   1 | \n     | ^",
+	} {
+		err := Decode([]byte(text), new(plan))
+		if err == nil {
+			t.Errorf("%q: no mistake", text)
+			continue
+		}
+		_, got, _ := strings.Cut(In("f.json", err).Error(), "\n")
+		if want == "..." {
+			line, carets, _ := strings.Cut(got, "\n")
+			if at := strings.Index(line, `"rigns"`); at < 0 || len(line) > 180 || carets != "     | "+strings.Repeat(" ", at-7)+"^^^^^^^" {
+				t.Errorf("%q", got)
+			}
+		} else if got != want {
+			t.Errorf("got\n%s\nwant\n%s", got, want)
+		}
 	}
 }
 
@@ -85,7 +120,7 @@ func FuzzDecode(f *testing.F) {
 			t.Fatalf("%T: %v", err, err)
 		}
 		for _, m := range list {
-			if m.Line < 1 || m.Line > 1+strings.Count(string(b), "\n") || m.Text == "" {
+			if m.Line < 1 || m.Line > 1+strings.Count(string(b), "\n") || m.Text == "" || In("f", err).Error() == "" {
 				t.Fatalf("line %d of %q: %s", m.Line, b, m.Text)
 			}
 		}

@@ -1,4 +1,5 @@
-// Package spelling finds the word that was meant.
+// Package spelling helps with what people write: it finds the word that was meant, and shows the
+// place that is wrong.
 package spelling
 
 import "strings"

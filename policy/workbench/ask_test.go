@@ -105,7 +105,7 @@ func TestRead(t *testing.T) {
 	if !slices.Equal(ids, []string{"01", "02"}) { // 03 was masked
 		t.Errorf("%v", ids)
 	}
-	for name, text := range map[string]string{"a.json": "{\"v\":1,\n\"knd\":\"connect\"}", "b.json": "", "k.json": "{\"v\":1,\n\n\"kind\":\"conect\",\"time\":{\"unix\":1}}", "c.ndjson": "{}", "d.ndjson": event(t, "03", true, "/input")} {
+	for name, text := range map[string]string{"a.json": "{\"v\":1,\n\"knd\":\"connect\"}", "b.json": "", "l.json": "{\"v\":1,\n\n\"kind\":\"request\",\"time\":{\"unix\":1}, \"source\": {}}", "k.json": "{\"v\":1,\n\n\"kind\":\"conect\",\"time\":{\"unix\":1}}", "c.ndjson": "{}", "d.ndjson": event(t, "03", true, "/input")} {
 		err := error(nil)
 		for _, err = range Read(write(t, name, text) + "/" + name) {
 			if err != nil {
@@ -118,7 +118,10 @@ func TestRead(t *testing.T) {
 		if name == "k.json" && !strings.Contains(fmt.Sprint(err), "k.json:3: policy input is not valid: kind is \"conect\"") {
 			t.Errorf("%s: %v", name, err)
 		}
-		if name == "a.json" && !strings.HasSuffix(fmt.Sprint(err), "a.json:2: policy input is not valid: it has no field knd; did you mean kind?") {
+		if name == "l.json" && !strings.HasSuffix(fmt.Sprint(err), "l.json:3: policy input is not valid: kind request needs service and request\n   3 | \"kind\":\"request\",\"time\":{\"unix\":1}, \"source\": {}}\n     | ^^^^^^") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if name == "a.json" && !strings.HasSuffix(fmt.Sprint(err), "a.json:2: policy input is not valid: it has no field knd; did you mean kind?\n   2 | \"knd\":\"connect\"}\n     | ^^^^^") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -151,6 +151,12 @@ var machines = []Entry{
 		Fix:     "Run chmod 600 on the file the message names; if anyone else had access, replace the key and what certifies it.",
 	},
 	{
+		Code: "BW3028", Is: keyfile.ErrMissing,
+		Title:   "There is no such key file",
+		Meaning: "A key that signs has to be there already: a new one would be known to nobody. None was made, and nothing was signed.",
+		Fix:     "Name the file that holds the key; a relative path starts in the folder where the command runs. bailiwick trust init makes the keys of a region and of a level below it.",
+	},
+	{
 		Code: "BW3026", Is: tpm.ErrSealed,
 		Title:   "Not a secret sealed by a TPM",
 		Meaning: "The file is damaged or something else, or what should be sealed is too large for a TPM. Nothing was opened or written.",
