@@ -40,9 +40,24 @@
 //
 // # How OPA is used
 //
-// As a library, never as its server or SDK. Levels are compiled with v1/ast and asked through v1/topdown,
-// which is what v1/rego asks: v1/rego itself would keep times and copy results that nobody reads here, for
-// a third of what a decision allocates.
+// As a library: never its server, SDK, runtime or plugins, which bring an HTTP control plane, and data that
+// is written while it serves. The product imports these of its packages and no others (TestArrows), all from here:
+//
+//	v1/ast                     parses, compiles and checks modules; inputs and answers are its terms
+//	v1/topdown                 evaluates what was compiled; its tracers see steps, tests and explanations
+//	v1/storage, storage/inmem  where topdown reads a level's data
+//	v1/metrics                 its NoOp, so that topdown keeps no times
+//	v1/util                    reads data with numbers as they are written
+//	v1/types                   tells a function that is not called from other errors of types
+//	v1/rego                    asks for one term beside a decision: for an explanation, or of a test that failed
+//	v1/tester, v1/cover        the tests of authors, and what they reach
+//	v1/format                  the one layout
+//	v1/bundle                  OPA's own bundles, in and out (package opabundle only)
+//
+// Decisions are asked of v1/topdown, which is what v1/rego asks. With v1/rego between, as a PreparedEvalQuery
+// with EvalParsedInput and no tracer, the reference policy of 200 rules takes 339 allocations a decision
+// instead of 219; 264 where it is also given our cache of rule values. It keeps times, options and result sets
+// that nobody reads here, and makes a new query each time, where query keeps one.
 //
 // # Modules
 //

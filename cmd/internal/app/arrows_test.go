@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"os/exec"
 	"slices"
 	"strings"
@@ -52,6 +53,18 @@ var homes = map[string][]string{
 	"github.com/prometheus/client_golang/prometheus": {"attest", "gossip", "identity", "policy", "mesh", "cmd", "test"},
 }
 
+// parts is what the product imports of a library that is used in part; its tests may import more.
+// Package policy says why each part of OPA is here.
+var parts = map[string][]string{
+	"github.com/open-policy-agent/opa": {"v1/ast", "v1/bundle", "v1/cover", "v1/format", "v1/metrics", "v1/rego", "v1/storage", "v1/storage/inmem", "v1/tester", "v1/topdown", "v1/types", "v1/util"},
+}
+
+// unlinked is what must not be in the binary, however it would get there.
+var unlinked = []string{
+	"github.com/open-policy-agent/opa/v1/server", "github.com/open-policy-agent/opa/v1/sdk",
+	"github.com/open-policy-agent/opa/v1/plugins", "github.com/open-policy-agent/opa/v1/runtime",
+}
+
 type goPackage struct {
 	ImportPath                         string
 	Imports, TestImports, XTestImports []string
@@ -76,6 +89,11 @@ func TestArrows(t *testing.T) {
 			t.Fatal(err)
 		}
 		seen++
+		for _, imported := range p.Imports {
+			if why := apart(p.ImportPath, imported); why != "" {
+				t.Error(why)
+			}
+		}
 		for _, imported := range slices.Concat(p.Imports, p.TestImports, p.XTestImports) {
 			for _, wrong := range wrongs(p.ImportPath, imported) {
 				t.Error(wrong)
@@ -121,6 +139,50 @@ func wrongs(from, to string) (out []string) {
 	return out
 }
 
+// apart says why the product may not import a part of a library, or nothing.
+func apart(from, to string) string {
+	if from, ours := strings.CutPrefix(from, module); !ours || strings.HasPrefix(from, "test/") {
+		return ""
+	}
+	for library, known := range parts {
+		if part, ok := strings.CutPrefix(to, library+"/"); ok && !slices.Contains(known, part) {
+			return fmt.Sprintf("%s imports %s: of %s the product uses only %v", from, to, library, known)
+		}
+	}
+	return ""
+}
+
+// The binary holds nothing of OPA that listens, downloads or reports, and the package doc says of
+// each part of OPA why it is there.
+func TestOnlyPartsOfOPA(t *testing.T) {
+	cmd := exec.Command("go", "list", "-deps", "./cmd/bailiwick")
+	cmd.Dir = "../../.."
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	linked := strings.Fields(string(out))
+	if !slices.Contains(linked, "github.com/open-policy-agent/opa/v1/topdown") {
+		t.Error("OPA is not linked: this test looks in the wrong place")
+	}
+	for _, p := range linked {
+		for _, bad := range unlinked {
+			if p == bad || strings.HasPrefix(p, bad+"/") {
+				t.Errorf("%s is linked", p)
+			}
+		}
+	}
+	doc, err := os.ReadFile("../../../policy/doc.go")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range parts["github.com/open-policy-agent/opa"] {
+		if !strings.Contains(string(doc), strings.TrimPrefix(part, "v1/")) {
+			t.Errorf("policy/doc.go does not say why %s is here", part)
+		}
+	}
+}
+
 func table() string {
 	var b strings.Builder
 	b.WriteString("the arrows (see CONTRIBUTING.md; to change one, change mayImport first):\n")
@@ -147,6 +209,25 @@ func TestArrowsCanFail(t *testing.T) {
 	} {
 		if got := wrongs(module+tt.from, tt.to); len(got) != tt.want {
 			t.Errorf("%s -> %s: %v, want %d wrongs", tt.from, tt.to, got, tt.want)
+		}
+	}
+}
+
+func TestPartsCanFail(t *testing.T) {
+	const opa = "github.com/open-policy-agent/opa/"
+	for _, tt := range []struct {
+		from, to string
+		wrong    bool
+	}{
+		{"policy", opa + "v1/topdown", false},
+		{"policy", opa + "v1/server", true},
+		{"policy/opabundle", opa + "v1/plugins/bundle", true},
+		{"policy", opa + "v1/topdown/cache", true},
+		{"test/bench", opa + "v1/sdk", false},
+		{"policy", "fmt", false},
+	} {
+		if got := apart(module+tt.from, tt.to); (got != "") != tt.wrong {
+			t.Errorf("%s -> %s: %q", tt.from, tt.to, got)
 		}
 	}
 }
