@@ -76,6 +76,7 @@ func Verify(ctx context.Context, dir string, o Options) (Report, error) {
 		return Report{}, ErrNoTrust
 	}
 	r := Report{Kinds: map[string]uint64{}}
+	witnessed, werr := readWitnessed(dir) // before the head: where a writer runs, it would be ahead of that
 	raw, c, err := readHead(dir)
 	if err != nil {
 		return r, r.headFails(err)
@@ -89,7 +90,7 @@ func Verify(ctx context.Context, dir string, o Options) (Report, error) {
 		return r, r.headFails(err)
 	}
 	r.Head = c
-	known, err := r.remembered(dir, v, o)
+	known, err := r.remembered(witnessed, werr, v, o)
 	if err != nil {
 		return r, err
 	}
@@ -102,8 +103,8 @@ func Verify(ctx context.Context, dir string, o Options) (Report, error) {
 }
 
 // remembered are the heads that must lie in the trail's past: the caller's, and the
-// witnessed one beside the trail.
-func (r *Report) remembered(dir string, v note.Verifier, o Options) (known []Checkpoint, err error) {
+// witnessed one beside the trail, as readWitnessed returned it.
+func (r *Report) remembered(witnessed *Checkpoint, err error, v note.Verifier, o Options) (known []Checkpoint, _ error) {
 	if o.Known != nil {
 		known = append(known, *o.Known)
 	}
@@ -115,13 +116,12 @@ func (r *Report) remembered(dir string, v note.Verifier, o Options) (known []Che
 		}
 		known = append(known, c)
 	}
-	c, err := readWitnessed(dir)
-	if c == nil && err == nil {
+	if witnessed == nil && err == nil {
 		return known, nil
 	}
 	if err == nil {
 		var opened Checkpoint
-		if opened, err = openCheckpoint(c.Raw, v); err == nil {
+		if opened, err = openCheckpoint(witnessed.Raw, v); err == nil {
 			r.Witnessed = &opened
 			return append(known, opened), nil
 		}

@@ -3,9 +3,11 @@ package trail
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/transparency-dev/merkle/proof"
@@ -133,6 +135,39 @@ func TestWitnessedHeadHasToBeInThePast(t *testing.T) {
 	}
 	if r, err := Verify(t.Context(), b.folder(), Options{Node: testNode}); err != nil || !errors.Is(r.Completeness.Err, ErrCheckpoint) {
 		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// Who verifies a trail that is being written must not find it behind what was witnessed of it
+// meanwhile: the pipe holds the reader until the head has moved.
+func TestHeadMovesWhileItIsVerified(t *testing.T) {
+	b := newBench(t)
+	tr := b.open()
+	b.put(0, 5)
+	b.flush(tr)
+	path := filepath.Join(b.folder(), WitnessedPath)
+	if err := syscall.Mkfifo(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	verified := make(chan error, 1)
+	go func() {
+		r, err := Verify(context.Background(), b.folder(), Options{Node: testNode})
+		if err == nil && (!r.Good() || r.Witnessed == nil || r.Witnessed.Size != r.Size) {
+			err = fmt.Errorf("size %d, integrity %v, completeness %v, witnessed %v", r.Size, r.Integrity, r.Completeness, r.Witnessed)
+		}
+		verified <- err
+	}()
+	pipe, err := os.OpenFile(path, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.put(5, 5)
+	b.flush(tr)
+	if _, err := pipe.Write(cosignedBy(tr.Head().Raw)); err != nil {
+		t.Error(err)
+	}
+	if err := errors.Join(pipe.Close(), <-verified); err != nil {
+		t.Error(err)
 	}
 }
 
