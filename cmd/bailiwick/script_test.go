@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -45,6 +46,7 @@ func TestMain(m *testing.M) {
 //
 //	exits CODE COMMAND...       runs a command that must end with this exit code
 //	until REGEXP COMMAND...     runs a command until its output matches
+//	settles CODE COMMAND...     runs a command until it ends with this exit code
 //	other REGEXP COMMAND...     the same as user $OTHER: another one than the nodes', if we may
 //	json PATH REGEXP            all values at a path of the JSON on stdout match
 //	capture NAME REGEXP         sets a variable to the group of a match in stdout
@@ -54,7 +56,8 @@ func TestMain(m *testing.M) {
 //	steady since                notes what was refused so far; then
 //	steady CLIENT...            nothing more was refused since
 //	uncrashed                   no process of the fleet crashed, to be asked before it is cleaned
-//	post NODE METHOD JSON       calls a node's local API as curl does, by its name or socket
+//	post NODE METHOD JSON [REGEXP]   calls a node's local API as curl does, by its name or socket;
+//	                            with a REGEXP until the answer matches
 //	join FILE PART...           writes files one after the other into one
 //	occupy udp|tcp ADDRESS      holds an address until the script ends
 //	machine NAME                starts a software TPM: $NAME_TPM, $NAME_BOOTLOG
@@ -65,7 +68,7 @@ func TestMain(m *testing.M) {
 //	cut-power NODE N EPOCH      kills a node N times; each time it comes back and writes in this epoch
 //	certify DIR                 makes ca.pem, and cert.pem and key.pem of a machine under it
 //	fingerprint NAME FILE       sets a variable to the SHA-1 of a certificate
-//	free udp|tcp NAME           sets a variable to an address that nobody holds
+//	free udp|tcp NAME           sets a variable to an address that nobody holds or is given by chance
 //	unattested TRUST_DOMAIN     signs a global policy that lets its unattested nodes call
 //	tpm NODE KILL|STOP|CONT|START   what befalls a node's TPM
 //	disk NODE SIZE              gives a node that is stopped a disk of its own, where [disks] can be made
@@ -92,7 +95,7 @@ func TestScripts(t *testing.T) {
 			return false, fmt.Errorf("no condition %q", c)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": cmdExits, "until": cmdUntil, "other": cmdOther, "json": cmdJSON, "capture": cmdCapture,
+			"exits": cmdExits, "settles": cmdSettles, "until": cmdUntil, "other": cmdOther, "json": cmdJSON, "capture": cmdCapture,
 			"signal": cmdSignal, "grows": cmdGrows, "counts": cmdCounts, "steady": cmdSteady, "occupy": cmdOccupy, "post": cmdPost,
 			"free": cmdFree, "certify": cmdCertify, "clear": cmdClear, "cut-power": cmdCutPower, "fingerprint": cmdFingerprint, "machine": cmdMachine, "expand": cmdExpand, "program": cmdProgram, "spire-server": cmdSpireServer, "unattested": cmdUnattested, "join": cmdJoin, "collector": cmdCollector, "policy": cmdPolicy, "ext-authz": cmdExtAuthz, "authzen": cmdAuthZEN,
 			"disk": cmdDisk, "fill": cmdFill, "room": cmdRoom, "tpm": cmdTPM, "put-until": cmdPutUntil,
@@ -202,6 +205,22 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 	if got := exitOf(ts.Exec(args[1], args[2:]...)); strconv.Itoa(got) != args[0] {
 		ts.Fatalf("exit code %d, want %s; stderr: %s", got, args[0], ts.ReadFile("stderr"))
 	}
+}
+
+func cmdSettles(ts *testscript.TestScript, neg bool, args []string) {
+	plain(ts, neg, args, 2, "settles CODE COMMAND...")
+	var stdout, stderr strings.Builder
+	poll(ts, func() string {
+		stdout.Reset()
+		stderr.Reset()
+		cmd := exec.Command(args[1], args[2:]...)
+		cmd.Dir, cmd.Stdout, cmd.Stderr = ts.MkAbs("."), &stdout, &stderr
+		if got := exitOf(cmd.Run()); strconv.Itoa(got) != args[0] {
+			return fmt.Sprintf("exit code %d, want %s:\n%s%s", got, args[0], stdout.String(), stderr.String())
+		}
+		return ""
+	})
+	fmt.Fprint(ts.Stdout(), stdout.String())
 }
 
 func cmdUntil(ts *testscript.TestScript, neg bool, args []string) {
@@ -434,7 +453,7 @@ func cmdOccupy(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 func cmdPost(ts *testscript.TestScript, neg bool, args []string) {
-	plain(ts, neg, args, 3, "post NODE METHOD JSON")
+	plain(ts, neg, args, 3, "post NODE METHOD JSON [REGEXP]")
 	socket := args[0]
 	if !filepath.IsAbs(socket) {
 		n, err := fleet(ts).Node(socket)
@@ -447,26 +466,44 @@ func cmdPost(ts *testscript.TestScript, neg bool, args []string) {
 			return new(net.Dialer).DialContext(ctx, "unix", socket)
 		},
 	}}
-	resp, err := client.Post("http://bailiwick/bailiwick.control.v1.Control/"+args[1], "application/json", strings.NewReader(args[2]))
+	want, err := regexp.Compile(strings.Join(args[3:], " ")) // none matches anything
 	ts.Check(err)
-	defer resp.Body.Close()
-	_, err = io.Copy(ts.Stdout(), resp.Body)
+	var answer []byte
+	poll(ts, func() string {
+		resp, err := client.Post("http://bailiwick/bailiwick.control.v1.Control/"+args[1], "application/json", strings.NewReader(args[2]))
+		ts.Check(err)
+		defer resp.Body.Close()
+		answer, err = io.ReadAll(resp.Body)
+		ts.Check(err)
+		if want.Match(answer) {
+			return ""
+		}
+		return fmt.Sprintf("no match for %q in: %s", want, answer)
+	})
+	_, err = ts.Stdout().Write(answer)
 	ts.Check(err)
 }
 
+// cmdFree looks below the ports that the kernel gives out by itself: between this and the
+// use, one of those may become anybody's end of a connection.
 func cmdFree(ts *testscript.TestScript, neg bool, args []string) {
 	plain(ts, neg, args, 2, "free udp|tcp NAME")
-	if args[0] == "udp" {
-		c, err := net.ListenPacket("udp", "127.0.0.1:0")
-		ts.Check(err)
-		ts.Setenv(args[1], c.LocalAddr().String())
-		ts.Check(c.Close())
-		return
+	for range 1000 {
+		address := fmt.Sprintf("127.0.0.1:%d", 15000+rand.N(15000))
+		var c io.Closer
+		var err error
+		if args[0] == "udp" {
+			c, err = net.ListenPacket("udp", address)
+		} else {
+			c, err = net.Listen("tcp", address)
+		}
+		if err == nil {
+			ts.Setenv(args[1], address)
+			ts.Check(c.Close())
+			return
+		}
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	ts.Check(err)
-	ts.Setenv(args[1], l.Addr().String())
-	ts.Check(l.Close())
+	ts.Fatalf("no port is free")
 }
 
 func cmdUnattested(ts *testscript.TestScript, neg bool, args []string) {
