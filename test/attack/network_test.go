@@ -61,9 +61,16 @@ func attackedInVirtualTime(t *testing.T, size int, attack func(t *testing.T, f *
 	})
 }
 
-// eventually waits until cond holds, at most for within.
+// virtual reports whether time is: a bubble's begins in the year 2000.
+func virtual() bool { return time.Now().Year() < 2010 }
+
+// eventually waits until cond holds, at most for within: in virtual time, which says how soon.
+// On real sockets, where the machine has other things to do, it may take ten times as long.
 func eventually(t *testing.T, within time.Duration, what string, cond func() bool) {
 	t.Helper()
+	if !virtual() {
+		within *= 10
+	}
 	for start := time.Now(); !cond(); time.Sleep(2 * time.Millisecond) {
 		if time.Since(start) > within {
 			t.Fatalf("not within %s: %s", within, what)
