@@ -14,13 +14,17 @@ import (
 // quoteEvery is the attest.interval of the fleet's nodes.
 const quoteEvery = 10 * time.Second
 
+// noticeBy leaves room for one quote that fails: the next one comes after at most an
+// interval and a quarter, and another after that.
+const noticeBy = 3 * quoteEvery
+
 // ErrUnnoticed means a peer still takes a tampered machine for good.
 var ErrUnnoticed = errors.New("a peer did not notice the tampered machine in time")
 
 // TamperUnasked measures something that is in no boot log into a node's TPM and
 // asks nobody to attest. It returns in a sentence who of the region noticed by
 // itself, by which rule and how soon, or an error that wraps ErrUnknownNode,
-// ErrNotRunning or, after two intervals, ErrUnnoticed.
+// ErrNotRunning or, after noticeBy, ErrUnnoticed.
 func TamperUnasked(ctx context.Context, f *Fleet, name string) (string, error) {
 	n, err := f.Node(name)
 	if err != nil {
@@ -33,7 +37,7 @@ func TamperUnasked(ctx context.Context, f *Fleet, name string) (string, error) {
 		return "", fmt.Errorf("TPM of %s: %w", name, err)
 	}
 	began := time.Now()
-	ctx, cancel := context.WithTimeout(ctx, 2*quoteEvery)
+	ctx, cancel := context.WithTimeout(ctx, noticeBy)
 	defer cancel()
 	tick := time.NewTicker(200 * time.Millisecond)
 	defer tick.Stop()
@@ -45,7 +49,7 @@ func TamperUnasked(ctx context.Context, f *Fleet, name string) (string, error) {
 		}
 		select {
 		case <-ctx.Done():
-			return "", fmt.Errorf("%w: %s after %s", ErrUnnoticed, strings.Join(missing, ", "), 2*quoteEvery)
+			return "", fmt.Errorf("%w: %s after %s", ErrUnnoticed, strings.Join(missing, ", "), noticeBy)
 		case <-tick.C:
 		}
 	}

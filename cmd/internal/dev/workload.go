@@ -64,7 +64,7 @@ func Serve(ctx context.Context, address, name string) error {
 // WhoAmI asks the SPIFFE Workload API on a unix socket who this process is, with
 // go-spiffe's own client, and returns the default identity.
 func WhoAmI(ctx context.Context, socket string) (spiffeid.ID, error) {
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	ctx, cancel := context.WithTimeout(ctx, 2*askTimeout) // the node looks at the caller's program first
 	defer cancel()
 	got, err := workloadapi.FetchX509Context(ctx, workloadapi.WithAddr("unix://"+socket))
 	if err != nil {

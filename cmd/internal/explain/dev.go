@@ -79,7 +79,7 @@ var dev = []Entry{
 	{
 		Code: "BW9013", Is: fleet.ErrUnnoticed,
 		Title:   "A peer did not notice the tampered machine",
-		Meaning: "Two intervals after its TPM was tampered with, a node of the region still takes the machine for good: no new evidence reached it, or it was accepted.",
+		Meaning: "Three intervals after its TPM was tampered with, a node of the region still takes the machine for good: no new evidence reached it, or it was accepted.",
 		Fix:     "See bailiwick attest show and bailiwick attest explain NODE on the peer the message names; if the evidence is new and accepted, report it with the log files below .dev/nodes.",
 	},
 }
