@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // conditions are the atoms of generated policies: facts that vary, facts that may be absent,
@@ -143,7 +144,8 @@ func FuzzLawOfEveryKind(f *testing.F) {
 				continue
 			}
 			added := keep[len(keep)-1]
-			before, after := engine(t, Config{Cache: -1}, keep[:len(keep)-1]...), engine(t, Config{Cache: -1}, keep...)
+			unhurried := Config{Cache: -1, Deadline: time.Hour}
+			before, after := engine(t, unhurried, keep[:len(keep)-1]...), engine(t, unhurried, keep...)
 			panics := r.IntN(5) == 0
 			if panics { // the level that was added
 				gen := after.gen.Load()
@@ -237,7 +239,7 @@ func FuzzParseInput(f *testing.F) {
 	d := New(Config{}).Decide(f.Context(), connect())
 	f.Add([]byte(d.Input))
 	f.Add([]byte(`{"v":1,"kind":"attest","time":{"unix":1,"trusted":false},"attest":{"method":"x","ek":{},"untrusted":{"a":[[[[1.5]]]]}}}`))
-	e := engine(f, Config{}, level(Global, Connect, `allow contains "yes" if input.source.region == "east"`))
+	e := engine(f, Config{Deadline: time.Hour}, level(Global, Connect, `allow contains "yes" if input.source.region == "east"`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		in, err := ParseInput(b)
 		if err != nil {
