@@ -134,7 +134,7 @@ health_checks { listener_enabled = true bind_address = "127.0.0.1" bind_port = "
 }
 
 func (s *server) bundle(t *testing.T) (*spiffebundle.Bundle, error) {
-	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
 	m, err := s.bundles.GetBundle(ctx, &bundlev1.GetBundleRequest{})
 	if err != nil {
