@@ -17,7 +17,7 @@
 // quic-go and a TLS key: it can send any byte. A test lets it, and then asks
 //
 //   - fleet.unharmed: every honest node still writes, all see it within a second or
-//     two, frontiers are equal, no honest node is accused or held by another or
+//     two (on loopback, where the machine may be busy, a minute), frontiers are equal, no honest node is accused or held by another or
 //     thought to have failed, and memory and goroutines are where they were;
 //   - that the one to blame is: its session or link ended, or it is held, or
 //     convicted by the right class.
