@@ -64,10 +64,12 @@ func (p *peer) step() time.Duration {
 	return min(max(takes/(crossRanks+1), 2*p.round), crossMost/(crossRanks+1))
 }
 
-// turn is when this node may fetch a feed itself from a far peer of such a step.
+// turn is when this node may fetch a feed itself from a far peer of such a step. That others come does
+// not keep one back of which this node is first, also where chance has it wait: else the line lies
+// idle after each few.
 func (x *crossings) turn(c *crossing, step time.Duration) time.Time {
 	from, wait := c.moved, min(c.rank, crossRanks)
-	if c.brought || c.chance > 0 && x.news.After(from) {
+	if c.brought {
 		wait = max(wait, 1)
 	}
 	if wait > 0 && x.news.After(from) {
