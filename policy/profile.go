@@ -18,6 +18,15 @@ type Profile struct {
 	Data      int           `json:"data_bytes"`
 	Kinds     []KindRules   `json:"kinds"`
 	Functions []FunctionUse `json:"functions"`
+	Absent    []AbsentData  `json:"absent_data"`
+}
+
+// AbsentData is a name in data that rules refer to and the level has not: what it is compared with
+// never holds, until the level has it. That may be meant, where it is an exception that is not made
+// yet, and it may be misspelt.
+type AbsentData struct {
+	Name  string `json:"name"`
+	First string `json:"first"` // file:line
 }
 
 // KindRules is how many rules a level has for a kind.
@@ -40,7 +49,7 @@ func Describe(l Level) (p Profile, err error) {
 	if err != nil {
 		return p, err
 	}
-	p = Profile{Level: l.Name, Kinds: []KindRules{}, Functions: []FunctionUse{}}
+	p = Profile{Level: l.Name, Kinds: []KindRules{}, Functions: []FunctionUse{}, Absent: absent(l.Data, ready.compiler.Modules)}
 	serving := map[string]string{}
 	for path, source := range l.Modules {
 		p.Source += len(source)
@@ -63,7 +72,7 @@ func Describe(l Level) (p Profile, err error) {
 	if err != nil {
 		return p, err
 	}
-	used := map[string]*FunctionUse{}
+	used, first := map[string]*FunctionUse{}, map[string]*ast.Location{}
 	for _, m := range modules {
 		p.Rules += len(m.Rules)
 		eachCall(m, func(name string, loc *ast.Location) {
@@ -73,18 +82,47 @@ func Describe(l Level) (p Profile, err error) {
 			}
 			u := used[name]
 			if u == nil {
-				u = &FunctionUse{Name: name, First: at(loc)}
+				u = &FunctionUse{Name: name}
 				used[name] = u
 			}
 			u.Uses++
-			u.First = min(u.First, at(loc))
+			first[name] = earlier(first[name], loc)
 		})
 	}
-	for _, u := range used {
+	for name, u := range used {
+		u.First = at(first[name])
 		p.Functions = append(p.Functions, *u)
 	}
 	slices.SortFunc(p.Functions, func(a, b FunctionUse) int { return cmp.Compare(a.Name, b.Name) })
 	return p, nil
+}
+
+// absent are the names of data that rules refer to and that are not there, sorted.
+func absent(data map[string]any, modules map[string]*ast.Module) []AbsentData {
+	first := map[string]*ast.Location{}
+	eachRef(modules, func(ref ast.Ref) {
+		name, ok := ref[1].Value.(ast.String)
+		if _, there := data[string(name)]; !ok || there || name == "bailiwick" {
+			return
+		}
+		if loc := placeOf(ref, 1); loc != nil {
+			first[string(name)] = earlier(first[string(name)], loc)
+		}
+	})
+	out := []AbsentData{}
+	for name, loc := range first {
+		out = append(out, AbsentData{name, at(loc)})
+	}
+	slices.SortFunc(out, func(a, b AbsentData) int { return cmp.Compare(a.Name, b.Name) })
+	return out
+}
+
+// earlier is the place that comes first, by file and line; a may be nil.
+func earlier(a, b *ast.Location) *ast.Location {
+	if a == nil || cmp.Or(cmp.Compare(b.File, a.File), cmp.Compare(b.Row, a.Row)) < 0 {
+		return b
+	}
+	return a
 }
 
 // eachCall calls fn for every call in a module.

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -77,9 +76,6 @@ func policyCheck(ctx context.Context, o *options, dir string) error {
 		return err
 	}
 	found, err := tree.Check(ctx)
-	if errors.Is(err, workbench.ErrInputs) {
-		return err
-	}
 	if err != nil {
 		return tellPolicyMistakes(o, tree, err)
 	}
@@ -104,8 +100,10 @@ func tellChecked(o *options, tree *workbench.Tree, found workbench.Checked) erro
 	doc := output.Document{AsOf: time.Now().UTC(), Items: []json.RawMessage{}}
 	for _, p := range found.Levels {
 		for i := range p.Functions {
-			file, line, _ := strings.Cut(p.Functions[i].First, ":")
-			p.Functions[i].First = tree.Path(file) + ":" + line
+			p.Functions[i].First = placeIn(tree, p.Functions[i].First)
+		}
+		for i := range p.Absent {
+			p.Absent[i].First = placeIn(tree, p.Absent[i].First)
 		}
 		item := checkedItem{Profile: p, Costs: found.Costs[p.Level], Excess: []workbench.Excess{}, Unformatted: []string{}}
 		for _, e := range found.Excess {
@@ -125,6 +123,12 @@ func tellChecked(o *options, tree *workbench.Tree, found workbench.Checked) erro
 		doc.Items = append(doc.Items, b)
 	}
 	return output.Write(o.out, o.format, doc, func(w io.Writer) { checkedText(w, tree, found) })
+}
+
+// placeIn is a place file:line with the path of the file.
+func placeIn(tree *workbench.Tree, place string) string {
+	file, line, _ := strings.Cut(place, ":")
+	return tree.Path(file) + ":" + line
 }
 
 func checkedText(w io.Writer, tree *workbench.Tree, found workbench.Checked) {
@@ -160,6 +164,11 @@ func checkedText(w io.Writer, tree *workbench.Tree, found workbench.Checked) {
 			continue
 		}
 		fmt.Fprintf(w, "%s: note: allow %q also holds outside the delegation of the %s level, where it does not count: %s\n", where, e.ID, e.Level, outside(e.Example))
+	}
+	for _, p := range found.Levels {
+		for _, a := range p.Absent {
+			fmt.Fprintf(w, "%s: note: there is no data.%s at the %s level, so what asks for it never holds; if that is not meant, mend the name or put it into data.json\n", a.First, a.Name, p.Level)
+		}
 	}
 	for _, l := range found.Layouts {
 		fmt.Fprintf(w, "%s: note: not laid out; bailiwick policy fmt does it\n", l.File)

@@ -210,10 +210,10 @@ func (p *publication) next(ctx context.Context) (*ecdsa.PrivateKey, provision.Po
 	next.Change = p.change
 	if p.rollout != "" {
 		b, err := os.ReadFile(p.rollout)
-		if err == nil {
-			next.Rollout, err = rollout.Parse(b)
-		}
 		if err != nil {
+			return nil, none, nil, fmt.Errorf("%w: %w", rollout.ErrPlan, err)
+		}
+		if next.Rollout, err = rollout.Parse(b); err != nil {
 			return nil, none, nil, jsonfile.In(p.rollout, err)
 		}
 	}
@@ -343,12 +343,12 @@ func verifyPolicy(o *options, path string, keys []string) error {
 		fmt.Sprintf("content %x, %d bytes; record %x", r.Digest, r.Size, v.Name))
 }
 
-// readAll reads files, in their order.
+// readAll reads the files of delegations, in their order.
 func readAll(paths []string) (out [][]byte, err error) {
 	for _, path := range paths {
 		b, err := os.ReadFile(filepath.Clean(path))
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("%w: %w", bundle.ErrDelegation, err)
 		}
 		out = append(out, b)
 	}

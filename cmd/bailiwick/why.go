@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"time"
 
@@ -148,6 +149,9 @@ func placeTraces(tree *workbench.Tree, lists ...[]policy.RuleTrace) {
 // findDecision looks for a decision by the beginning of its ID, or for the newest denial.
 func findDecision(id, file string) (found decision.Event, err error) {
 	matches := 0
+	if _, err := os.Stat(file); err != nil {
+		return found, fmt.Errorf("%w: %w", decision.ErrNothing, err)
+	}
 	for e, err := range decision.Read(file) {
 		if err != nil {
 			return found, err

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -144,4 +145,32 @@ func event(t *testing.T, id string, allow bool, erased string) string {
 		t.Fatal(err)
 	}
 	return string(b) + "\n"
+}
+
+// A tree's own inputs that are wrong are told, all of them, beside what is wrong in its rules; before,
+// they and those after them were left out without a word.
+func TestWrongInputsOfATreeAreTold(t *testing.T) {
+	dir := write(t, "regional/connect.rego", opening+"deny contains \"no\" if nothing_of_it\n",
+		"inputs/a.json", "{\"v\":1,\n\"knd\":\"connect\"}", "inputs/b.json", "{\"v\":1,\"kind\":\"request\",\"time\":{\"unix\":1}}")
+	tree, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = tree.Check(t.Context())
+	var places []string
+	for _, m := range policy.Mistakes(err) {
+		places = append(places, fmt.Sprintf("%s:%d", filepath.Base(m.File), m.Line))
+	}
+	for _, want := range []string{"a.json:2", "b.json:1", "connect.rego:"} {
+		if !slices.ContainsFunc(places, func(s string) bool { return strings.HasPrefix(s, want) }) {
+			t.Errorf("nothing of %s in %v", want, places)
+		}
+	}
+	failed := false
+	for _, err := range tree.Inputs() {
+		failed = failed || errors.Is(err, ErrInputs)
+	}
+	if !failed {
+		t.Error("the first wrong input ends the questions without a word")
+	}
 }

@@ -27,11 +27,11 @@ func Review(l Level) error {
 	return policy.Review(l.Level, data)
 }
 
-// Check reports every mistake that would make a node refuse the levels of a tree, and what has no
-// effect in them. Where there are none it tells what the levels consist of, and what of their allows lies outside their
+// Check reports every mistake that would make a node refuse the levels of a tree, what has no
+// effect in them, and what is wrong with the tree's own inputs. Where there are none it tells what the levels consist of, and what of their allows lies outside their
 // delegations, by the inputs of the tree and of its tests.
 func (t *Tree) Check(ctx context.Context) (out Checked, err error) {
-	var errs []error
+	errs := []error{t.inputMistakes()}
 	for _, l := range t.Written() {
 		if err := policy.Check(l.Level); err != nil {
 			errs = append(errs, err)

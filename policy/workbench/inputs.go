@@ -21,8 +21,9 @@ import (
 // inputsDir is where a tree keeps questions.
 const inputsDir = "inputs"
 
-// ErrInputs means that a file or folder of inputs has none in it, or none that can be read.
-var ErrInputs = errors.New("no policy inputs there")
+// ErrInputs means that a file or folder of inputs has none in it, or one that cannot be asked. The
+// message says which, with its line.
+var ErrInputs = errors.New("no policy inputs that can be asked")
 
 // Question is an input, and where it comes from.
 type Question struct {
@@ -116,26 +117,60 @@ func recorded(path string, yield func(Question, error) bool) {
 		}
 	}
 	if !any {
-		yield(Question{}, fmt.Errorf("%w: %s", ErrInputs, path))
+		yield(Question{}, fmt.Errorf("%w: %s: %w", ErrInputs, path, errNone))
 	}
 }
 
+// errNone tells a place without questions from one with questions that are wrong.
+var errNone = errors.New("nothing is in it")
+
 // Inputs are the questions that a tree has in its own folder for them; none is no error.
 func (t *Tree) Inputs() iter.Seq2[Question, error] {
-	dir := filepath.Join(t.Dir, inputsDir)
-	if t.single() {
-		dir = filepath.Join(t.Dir, "..", inputsDir)
-	}
 	return func(yield func(Question, error) bool) {
+		dir := t.inputs()
 		if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
 			return
 		}
 		for q, err := range Read(dir) {
-			if errors.Is(err, decision.ErrNothing) || errors.Is(err, ErrInputs) || !yield(q, err) {
+			if errors.Is(err, decision.ErrNothing) || errors.Is(err, errNone) || !yield(q, err) {
 				return
 			}
 		}
 	}
+}
+
+// inputs is the folder of a tree's own questions.
+func (t *Tree) inputs() string {
+	if t.single() {
+		return filepath.Join(t.Dir, "..", inputsDir)
+	}
+	return filepath.Join(t.Dir, inputsDir)
+}
+
+// inputMistakes are all mistakes in the questions of a tree's own, each a policy.Mistake with its
+// place where it has one. They wrap ErrInputs.
+func (t *Tree) inputMistakes() error {
+	files, err := inputFiles(t.inputs())
+	if errors.Is(err, fs.ErrNotExist) || t.Signed {
+		return nil
+	}
+	errs := []error{err}
+	for _, file := range files {
+		b, err := bounded.ReadFile(file, policy.MaxInput)
+		if err == nil {
+			_, err = policy.ParseInput(b)
+		}
+		var list jsonfile.Error
+		switch {
+		case errors.As(err, &list):
+			for _, m := range list {
+				errs = append(errs, &policy.Mistake{Is: ErrInputs, File: file, Line: m.Line, Column: m.Column, Message: m.Text, Source: m.Source})
+			}
+		case err != nil:
+			errs = append(errs, fmt.Errorf("%w: %s: %w", ErrInputs, file, err))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // single reports whether the tree is the folder of one level.

@@ -248,9 +248,9 @@ var policies = []Entry{
 	},
 	{
 		Code: "BW7050", Is: workbench.ErrInputs,
-		Title:   "There are no policy inputs there",
-		Meaning: "The file or folder has no input that can be asked again: it is empty, or masking rules changed every decision in it.",
-		Fix:     "Name a file with one input, a folder of such files (*.json), or a log of decisions.",
+		Title:   "There are no policy inputs that can be asked there",
+		Meaning: "An input is wrong, and the message has its line; or there is none: the file or folder is empty, or masking rules changed every decision in it.",
+		Fix:     "Mend the line. Or name a file with one input, a folder of such files (*.json), or a log of decisions.",
 	},
 	{
 		Code: "BW7051", Is: workbench.ErrAsk, Exit: Usage,
