@@ -147,6 +147,7 @@ func (p *publication) folder(ctx context.Context, dir string) error {
 		return err
 	}
 	p.warn(next, before)
+	p.warnOfRegion(dir, next)
 	return p.sign(ctx, key, next)
 }
 

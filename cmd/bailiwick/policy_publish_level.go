@@ -72,6 +72,18 @@ func (p *publication) warn(next provision.Policy, before []*controlv1.SignedPoli
 	}
 }
 
+// warnOfRegion tells that a tree was written for another region than the one its policy is signed for.
+func (p *publication) warnOfRegion(dir string, next provision.Policy) {
+	tree, err := workbench.Open(dir)
+	if err != nil || next.Level == policy.Global {
+		return
+	}
+	domain, _, _ := strings.Cut(next.Scope, "/")
+	if meant := tree.Plan.TrustDomain; meant != "" && meant != domain {
+		fmt.Fprintf(p.err, "warning: %s says that %s is for %s, and it is signed for %s\n", filepath.Join(filepath.Dir(filepath.Clean(dir)), workbench.PlanFile), dir, meant, domain)
+	}
+}
+
 // kindsOf are the kinds of which a content has rules; none where it does not compile.
 func kindsOf(level string, content []byte) (out []policy.Kind) {
 	c, err := bundle.Unpack(content)
