@@ -57,6 +57,9 @@ type Thresholds struct {
 	MildFaults       int    `json:"mild_faults,omitempty"`        // in a minute that make a hold
 	CapPercent       int    `json:"cap_percent,omitempty"`        // of the region's nodes that may be cut off in 10 minutes without a proof
 	CapProvenPercent int    `json:"cap_proven_percent,omitempty"` // the same with a proof
+	Observers        int    `json:"observers,omitempty"`          // assigned to each node, for what cannot be proven
+	QuorumPercent    int    `json:"quorum_percent,omitempty"`     // of them that quarantine it; never fewer than a majority
+	Accusations      int    `json:"accusations,omitempty"`        // nodes that one observer has a say about at a time
 }
 
 // Decision is the answer, complete enough to be explained and replayed. Its zero value denies. What

@@ -76,8 +76,8 @@
 // admission). So there is no single change in input. A module that asks for input.update, as those
 // of before did, is refused when it is loaded.
 //
-// Thresholds are {hold_seconds, hold_max_seconds, mild_faults, cap_percent, cap_proven_percent},
-// whole numbers, each of which may be absent. Of several levels the lowest that allows and may
+// Thresholds are {hold_seconds, hold_max_seconds, mild_faults, cap_percent, cap_proven_percent,
+// observers, quorum_percent, accusations}, whole numbers, each of which may be absent. Of several levels the lowest that allows and may
 // gives them; whoever asks keeps to its own where the decision is a denial.
 //
 // The input of each kind is closed (KindSchema; docs/policy/inputs.md): a rule, also of a library,

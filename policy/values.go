@@ -15,7 +15,7 @@ var Scopes = []string{"zone", "region", "global"}
 // valueFields are the fields of values. A grant must have all but kinds, thresholds may have each.
 var valueFields = map[string][]string{
 	grantRule:      {"prefix", "scope", "bytes", "rate", "kinds"},
-	thresholdsRule: {"hold_seconds", "hold_max_seconds", "mild_faults", "cap_percent", "cap_proven_percent"},
+	thresholdsRule: {"hold_seconds", "hold_max_seconds", "mild_faults", "cap_percent", "cap_proven_percent", "observers", "quorum_percent", "accusations"},
 }
 
 // values reads the value of every allow that held.
@@ -74,7 +74,7 @@ func readGrant(id string, o ast.Object) (g Grant, err error) {
 // readThresholds reads whole numbers; what is absent stays 0.
 func readThresholds(id string, o ast.Object) (Thresholds, error) {
 	t := Thresholds{ID: id}
-	for i, into := range []*int{&t.HoldSeconds, &t.HoldMaxSeconds, &t.MildFaults, &t.CapPercent, &t.CapProvenPercent} {
+	for i, into := range []*int{&t.HoldSeconds, &t.HoldMaxSeconds, &t.MildFaults, &t.CapPercent, &t.CapProvenPercent, &t.Observers, &t.QuorumPercent, &t.Accusations} {
 		name := valueFields[thresholdsRule][i]
 		if o.Get(ast.StringTerm(name)) == nil {
 			continue

@@ -17,6 +17,7 @@ type Case struct {
 	Evidence   []Evidence // sorted by FirstSeen, then digest
 	Releases   [][]byte   // signed statements, as received, sorted
 	Revocation []byte     // signed statement, as received; nil: none
+	Tally      Tally      // what observers say of it
 }
 
 // Evidence is one finding with what proves it.
@@ -32,10 +33,10 @@ type Evidence struct {
 func (s *Set) Case(id spiffeid.ID, now time.Time) (Case, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	c := Case{Accused: id, Status: s.standing(id, now)}
+	c := Case{Accused: id, Status: s.standing(id, now), Tally: s.tally(id, now)}
 	f, ok := s.facts[id]
 	if !ok {
-		return c, c.Status.Standing != OK
+		return c, c.Status.Standing != OK || len(c.Tally.Charges) > 0
 	}
 	for _, g := range f.findings {
 		c.Evidence = append(c.Evidence, Evidence{
@@ -62,7 +63,7 @@ func (s *Set) Case(id spiffeid.ID, now time.Time) (Case, bool) {
 	return c, true
 }
 
-// Cases returns every case, held and watched relays included, sorted by ID.
+// Cases returns every case, held and watched relays and whoever is accused included, sorted by ID.
 func (s *Set) Cases(now time.Time) []Case {
 	s.mu.RLock()
 	ids := s.known()
@@ -79,6 +80,10 @@ func (s *Set) Cases(now time.Time) []Case {
 // known returns all identities with facts or faults, sorted. s.mu is held.
 func (s *Set) known() []spiffeid.ID {
 	ids := slices.AppendSeq(slices.Collect(maps.Keys(s.facts)), maps.Keys(s.local))
+	ids = slices.AppendSeq(ids, maps.Keys(s.doubts))
+	for _, of := range s.charges {
+		ids = slices.AppendSeq(ids, maps.Keys(of))
+	}
 	slices.SortFunc(ids, compareID)
 	return slices.Compact(ids)
 }

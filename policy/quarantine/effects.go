@@ -67,8 +67,9 @@ func (s *Set) Capped(now time.Time, roster Roster) (out []spiffeid.ID) {
 	return out
 }
 
-// Effects says what to do about an identity. Freezing is immediate. Cutting is
-// granted in the order in which this node learned of the cases, at most as many of
+// Effects says what to do about an identity. On a proof freezing is immediate;
+// by the word of observers it waits for the cap, as a policy that no machine
+// satisfies has all of them accused. Cutting is granted in the order in which this node learned of the cases, at most as many of
 // the roster per 10 minutes as the thresholds say, and one in any case; a
 // revocation is the authority's word and has no cap. The same set, thresholds,
 // time and roster give the same answer, whoever asked before.
@@ -82,11 +83,17 @@ func (s *Set) Effects(id spiffeid.ID, now time.Time, roster Roster) Effects {
 		return e
 	case Held:
 		e.RefuseRelay = true
-	default:
-		e.FreezeFeed, e.RefuseRelay, e.RefuseIssue = true, true, true
+		if s.local[id].status(now).Standing != Held {
+			return e // only this node's doubt: what ends it has to reach this node
+		}
 	}
-	e.CutSessions = st.Standing == Revoked || !s.grant(id, now, roster, st.Standing).After(now)
+	proven := s.facts[id].status(now).Standing >= Quarantined
+	e.CutSessions = st.Standing == Revoked || !s.grant(id, now, roster, proven).After(now)
 	e.Capped = !e.CutSessions
+	if st.Standing != Held {
+		e.RefuseRelay = true
+		e.FreezeFeed, e.RefuseIssue = proven || e.CutSessions, proven || e.CutSessions
+	}
 	return e
 }
 
@@ -106,7 +113,14 @@ func (s *Set) Deadline(now time.Time, roster Roster) (next time.Time, ok bool) {
 			offer(st.Until)
 		}
 		if st.Standing == Held || st.Standing == Quarantined {
-			offer(s.grant(id, now, roster, st.Standing))
+			offer(s.grant(id, now, roster, s.facts[id].status(now).Standing == Quarantined))
+		}
+		for _, of := range s.charges {
+			if c, ok := of[id]; ok {
+				offer(c.At)
+				offer(c.At.Add(AccusationTerm)) // its accuser has a say again about another
+				offer(c.Expires)
+			}
 		}
 	}
 	return next, ok
@@ -120,10 +134,10 @@ type candidate struct {
 
 // grant returns when the sessions of id may be cut. The n-th case in order of
 // time waits until the window of the case that is a whole cap before it is over.
-func (s *Set) grant(id spiffeid.ID, now time.Time, roster Roster, standing Standing) time.Time {
+func (s *Set) grant(id spiffeid.ID, now time.Time, roster Roster, proven bool) time.Time {
 	kind := roster.attested(id)
 	var all []candidate
-	if standing == Quarantined {
+	if proven {
 		for other, c := range s.facts {
 			if st := c.status(now); st.Standing == Quarantined && roster.attested(other) == kind {
 				all = append(all, candidate{other, st.Since})
@@ -135,6 +149,12 @@ func (s *Set) grant(id spiffeid.ID, now time.Time, roster Roster, standing Stand
 				all = append(all, candidate{other, l.held})
 			}
 		}
+		for _, other := range s.accused() {
+			if t := s.tally(other, now); t.Reached && !s.convicted(other) && roster.attested(other) == kind {
+				all = slices.DeleteFunc(all, func(c candidate) bool { return c.id == other && c.since.After(t.Since) })
+				all = append(all, candidate{other, t.Since})
+			}
+		}
 	}
 	slices.SortFunc(all, func(a, b candidate) int {
 		if d := a.since.Compare(b.since); d != 0 {
@@ -142,7 +162,7 @@ func (s *Set) grant(id spiffeid.ID, now time.Time, roster Roster, standing Stand
 		}
 		return compareID(a.id, b.id)
 	})
-	limit := roster.limit(kind, s.thresholds.share(standing == Quarantined))
+	limit := roster.limit(kind, s.thresholds.share(proven))
 	at := make([]time.Time, len(all))
 	for i, c := range all {
 		at[i] = c.since

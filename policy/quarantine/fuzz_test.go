@@ -106,3 +106,66 @@ func FuzzParseRelease(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParseAccusation(f *testing.F) {
+	f.Add(accusation(f, node("a"), t0))
+	f.Fuzz(func(t *testing.T, in []byte) {
+		if a, err := ParseAccusation(in); err == nil {
+			if out, err := a.Encode(); err != nil || !bytes.Equal(in, out) {
+				t.Errorf("%x parses but encodes as %x (%v)", in, out, err)
+			}
+		}
+	})
+}
+
+// FuzzAccusationOrder applies accusations, withdrawals, releases and proofs in two orders, some of
+// them late: at every time both sets say the same.
+func FuzzAccusationOrder(f *testing.F) {
+	f.Add([]byte{1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12})
+	f.Add([]byte{0x20, 0x61, 0xa2, 0xe3, 0x24, 0x65, 0xff, 0xf0, 0x0f})
+	members := fleet(7)
+	f.Fuzz(func(t *testing.T, ops []byte) {
+		if len(ops) > 80 {
+			return
+		}
+		end := t0.Add(15 * time.Minute)
+		apply := func(s *Set, op byte) {
+			by, accused := members[op&7%7].ID, members[op>>3&1].ID
+			at := t0.Add(time.Duration(op>>4) * time.Minute)
+			switch {
+			case op == 255:
+				s.AddRelease(end, release(t, "f0", 2, at))
+			case op >= 0xf8:
+				s.AddEvidence(end, evidence("f3", op, 1), by)
+			default:
+				a := Accusation{Accused: accused, Class: "x", Seen: at, At: at, Expires: at.Add(AccusationTerm)}
+				if op&4 == 0 && op>>4&1 == 1 {
+					a.Expires = at
+				}
+				b, err := a.Encode()
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.Accuse(end, by, b)
+			}
+		}
+		ahead, back := NewSet(td, plainChecks()), NewSet(td, plainChecks())
+		ahead.Enrol(members)
+		for i := range ops {
+			apply(ahead, ops[i])
+			apply(back, ops[len(ops)-1-i])
+		}
+		back.Enrol(members)
+		for _, m := range members {
+			for d := time.Duration(0); d < 40*time.Minute; d += 3 * time.Minute {
+				at := t0.Add(d)
+				if a, b := ahead.Standing(m.ID, at), back.Standing(m.ID, at); a != b {
+					t.Errorf("%s at +%s: %+v one way, %+v the other", m.ID, d, a, b)
+				}
+				if a, b := ahead.Effects(m.ID, at, Roster{Attested: 7}), back.Effects(m.ID, at, Roster{Attested: 7}); a != b {
+					t.Errorf("%s at +%s: %+v one way, %+v the other", m.ID, d, a, b)
+				}
+			}
+		}
+	})
+}

@@ -25,6 +25,11 @@ type Set struct {
 	local map[spiffeid.ID]*local
 	bytes int // evidence kept
 
+	doubts  map[spiffeid.ID]doubt
+	charges map[spiffeid.ID]map[spiffeid.ID]charge // by accuser, then accused
+	members []Member
+	ranks   map[spiffeid.ID][]Member // Rank of members, for each accused
+
 	thresholds Thresholds // within their bounds
 }
 
@@ -54,7 +59,10 @@ type signed[T any] struct {
 
 // NewSet returns an empty set for the identities of one trust domain.
 func NewSet(td spiffeid.TrustDomain, checks Checks) *Set {
-	return &Set{td: td, checks: checks, facts: map[spiffeid.ID]*facts{}, local: map[spiffeid.ID]*local{}, thresholds: Defaults()}
+	return &Set{
+		td: td, checks: checks, facts: map[spiffeid.ID]*facts{}, local: map[spiffeid.ID]*local{}, thresholds: Defaults(),
+		doubts: map[spiffeid.ID]doubt{}, charges: map[spiffeid.ID]map[spiffeid.ID]charge{}, ranks: map[spiffeid.ID][]Member{},
+	}
 }
 
 // AddEvidence verifies evidence and adds its finding. by is the observer that

@@ -57,6 +57,9 @@ func (s *Set) standing(id spiffeid.ID, now time.Time) Status {
 		return st
 	}
 	l := s.local[id].status(now)
+	if v := s.verdict(id, now); v.Standing > l.Standing {
+		l = v
+	}
 	if l.Standing > st.Standing {
 		l.Findings, l.MinEpoch = st.Findings, st.MinEpoch
 		return l

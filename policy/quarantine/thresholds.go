@@ -13,11 +13,17 @@ type Thresholds struct {
 	MildFaults int           // mild faults within a minute that make a hold
 	Cap        int           // percent of the roster whose sessions may be cut per 10 minutes without a proof
 	CapProven  int           // the same with a proof
+	Observers  int           // assigned observers of each identity
+	Quorum     int           // percent of them that make a quorum; never fewer than a majority
+	Budget     int           // identities that one accuser has a say about at a time
 }
 
 // Defaults are in force until Use.
 func Defaults() Thresholds {
-	return Thresholds{Hold: 30 * time.Second, HoldMax: 10 * time.Minute, MildFaults: 8, Cap: 10, CapProven: 25}
+	return Thresholds{
+		Hold: 30 * time.Second, HoldMax: 10 * time.Minute, MildFaults: 8, Cap: 10, CapProven: 25,
+		Observers: 45, Quorum: 67, Budget: 3,
+	}
 }
 
 // Bounds that no policy moves: a relay at fault is kept away for a while, and back
@@ -25,8 +31,10 @@ func Defaults() Thresholds {
 // never cuts off half a region.
 var least, most = Thresholds{
 	Hold: 5 * time.Second, HoldMax: time.Minute, MildFaults: 2, Cap: 1, CapProven: 1,
+	Observers: fewestObservers, Quorum: 51, Budget: 1,
 }, Thresholds{
 	Hold: 5 * time.Minute, HoldMax: 24 * time.Hour, MildFaults: 1000, Cap: 25, CapProven: 49,
+	Observers: 101, Quorum: 100, Budget: maxCharges,
 }
 
 // Bounded returns t with defaults for what is zero and everything within the bounds,
@@ -38,6 +46,9 @@ func (t Thresholds) Bounded() (Thresholds, []string) {
 	bound(&moved, "mild_faults", &t.MildFaults, Defaults().MildFaults, least.MildFaults, most.MildFaults)
 	bound(&moved, "cap_percent", &t.Cap, Defaults().Cap, least.Cap, most.Cap)
 	bound(&moved, "cap_proven_percent", &t.CapProven, Defaults().CapProven, least.CapProven, most.CapProven)
+	bound(&moved, "observers", &t.Observers, Defaults().Observers, least.Observers, most.Observers)
+	bound(&moved, "quorum_percent", &t.Quorum, Defaults().Quorum, least.Quorum, most.Quorum)
+	bound(&moved, "accusations", &t.Budget, Defaults().Budget, least.Budget, most.Budget)
 	return t, moved
 }
 

@@ -14,11 +14,11 @@ func TestBounded(t *testing.T) {
 		moved    string
 	}{
 		{Thresholds{}, Defaults(), ""},
-		{Thresholds{Hold: time.Minute, CapProven: 30}, Thresholds{time.Minute, 10 * time.Minute, 8, 10, 30}, ""},
-		{Thresholds{Cap: 100, CapProven: 100}, Thresholds{30 * time.Second, 10 * time.Minute, 8, 25, 49}, "cap_percent is 25 instead of 100; cap_proven_percent is 49 instead of 100"},
-		{Thresholds{Hold: time.Millisecond, HoldMax: time.Second, MildFaults: 1}, Thresholds{5 * time.Second, time.Minute, 2, 10, 25}, "hold is 5s instead of 1ms; hold_max is 1m0s instead of 1s; mild_faults is 2 instead of 1"},
-		{Thresholds{Hold: 4 * time.Minute, HoldMax: 2 * time.Minute}, Thresholds{4 * time.Minute, 4 * time.Minute, 8, 10, 25}, "hold_max is 4m0s instead of 2m0s"},
-		{Thresholds{Hold: -1, HoldMax: 1 << 62, MildFaults: -1, Cap: -1, CapProven: -1}, Thresholds{5 * time.Second, 24 * time.Hour, 2, 1, 1}, "hold is"},
+		{Thresholds{Hold: time.Minute, CapProven: 30}, Thresholds{time.Minute, 10 * time.Minute, 8, 10, 30, 45, 67, 3}, ""},
+		{Thresholds{Cap: 100, CapProven: 100}, Thresholds{30 * time.Second, 10 * time.Minute, 8, 25, 49, 45, 67, 3}, "cap_percent is 25 instead of 100; cap_proven_percent is 49 instead of 100"},
+		{Thresholds{Hold: time.Millisecond, HoldMax: time.Second, MildFaults: 1}, Thresholds{5 * time.Second, time.Minute, 2, 10, 25, 45, 67, 3}, "hold is 5s instead of 1ms; hold_max is 1m0s instead of 1s; mild_faults is 2 instead of 1"},
+		{Thresholds{Hold: 4 * time.Minute, HoldMax: 2 * time.Minute}, Thresholds{4 * time.Minute, 4 * time.Minute, 8, 10, 25, 45, 67, 3}, "hold_max is 4m0s instead of 2m0s"},
+		{Thresholds{Hold: -1, HoldMax: 1 << 62, MildFaults: -1, Cap: -1, CapProven: -1, Observers: -1, Quorum: 1000, Budget: -1}, Thresholds{5 * time.Second, 24 * time.Hour, 2, 1, 1, 5, 100, 1}, "hold is"},
 	} {
 		got, moved := tt.in.Bounded()
 		if got != tt.want || !strings.HasPrefix(strings.Join(moved, "; "), tt.moved) || (tt.moved == "") != (len(moved) == 0) {

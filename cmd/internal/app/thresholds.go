@@ -63,10 +63,12 @@ func (t *thresholds) at(r quarantine.Roster) {
 	bounded, moved := quarantine.Thresholds{
 		Hold: time.Duration(d.Thresholds.HoldSeconds) * time.Second, HoldMax: time.Duration(d.Thresholds.HoldMaxSeconds) * time.Second,
 		MildFaults: d.Thresholds.MildFaults, Cap: d.Thresholds.CapPercent, CapProven: d.Thresholds.CapProvenPercent,
+		Observers: d.Thresholds.Observers, Quorum: d.Thresholds.QuorumPercent, Budget: d.Thresholds.Accusations,
 	}.Bounded()
 	if news {
 		t.log.Info("thresholds of quarantine", "rule", d.Rule, "hold", bounded.Hold, "hold_max", bounded.HoldMax,
-			"mild_faults", bounded.MildFaults, "cap_percent", bounded.Cap, "cap_proven_percent", bounded.CapProven)
+			"mild_faults", bounded.MildFaults, "cap_percent", bounded.Cap, "cap_proven_percent", bounded.CapProven,
+			"observers", bounded.Observers, "quorum_percent", bounded.Quorum, "accusations", bounded.Budget)
 		if len(moved) > 0 {
 			t.log.Warn("the policy's thresholds of quarantine are outside their bounds", "moved", moved)
 		}

@@ -30,8 +30,8 @@ func TestThresholdsFollowPolicy(t *testing.T) {
 		denied bool
 	}{
 		"shipped":        {[]policy.Level{builtin.Global()}, quarantine.Defaults(), "level=INFO", false},
-		"tuned":          {[]policy.Level{with(map[string]any{"hold_seconds": 7, "cap_percent": 3})}, quarantine.Thresholds{Hold: 7 * time.Second, HoldMax: 10 * time.Minute, MildFaults: 8, Cap: 3, CapProven: 25}, "hold=7s", false},
-		"beyond":         {[]policy.Level{with(map[string]any{"cap_proven_percent": 100})}, quarantine.Thresholds{Hold: 30 * time.Second, HoldMax: 10 * time.Minute, MildFaults: 8, Cap: 10, CapProven: 49}, "cap_proven_percent is 49 instead of 100", false},
+		"tuned":          {[]policy.Level{with(map[string]any{"hold_seconds": 7, "cap_percent": 3})}, quarantine.Thresholds{Hold: 7 * time.Second, HoldMax: 10 * time.Minute, MildFaults: 8, Cap: 3, CapProven: 25, Observers: 45, Quorum: 67, Budget: 3}, "hold=7s", false},
+		"beyond":         {[]policy.Level{with(map[string]any{"cap_proven_percent": 100})}, quarantine.Thresholds{Hold: 30 * time.Second, HoldMax: 10 * time.Minute, MildFaults: 8, Cap: 10, CapProven: 49, Observers: 45, Quorum: 67, Budget: 3}, "cap_proven_percent is 49 instead of 100", false},
 		"wrong":          {[]policy.Level{with(map[string]any{"cap_percent": "all"})}, quarantine.Defaults(), "rule=level-error", true},
 		"misspelt":       {[]policy.Level{with(map[string]any{"cap_percents": 3})}, quarantine.Defaults(), "rule=level-error", true},
 		"nothing":        {[]policy.Level{bare}, quarantine.Defaults(), "rule=no-grant", true},

@@ -41,4 +41,10 @@ var quarantined = []Entry{
 		Meaning: "The bytes are damaged or were made by another version. Nothing was changed.",
 		Fix:     "Get the file again from where it was made, and check that both nodes run the same version.",
 	},
+	{
+		Code: "BW8008", Is: quarantine.ErrAccusation,
+		Title:   "The accusation does not count",
+		Meaning: "A node's word that another is at fault is malformed, about itself, or dated in the future. It changed nothing, and nobody's standing rests on it.",
+		Fix:     "Look at the clock and the version of the accuser: bailiwick status --node NAME.",
+	},
 }
