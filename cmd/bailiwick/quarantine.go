@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -19,7 +17,7 @@ import (
 
 func quarantineCommand(o *options) *cobra.Command {
 	c := &cobra.Command{Use: "quarantine", Short: "Peers that are shut out, and the evidence"}
-	c.AddCommand(quarantineListCommand(o), quarantineShowCommand(o), quarantineVerifyCommand(o), quarantineReleaseCommand(o), quarantineHistoryCommand(o))
+	c.AddCommand(quarantineListCommand(o), quarantineShowCommand(o), quarantineVerifyCommand(o), quarantineReleaseCommand(o), quarantineRevokeCommand(o), quarantineHistoryCommand(o))
 	return c
 }
 
@@ -134,49 +132,4 @@ func quarantineShow(o *options, id string) error {
 		return &exitCode{explain.Failed}
 	}
 	return err
-}
-
-func quarantineReleaseCommand(o *options) *cobra.Command {
-	var reason string
-	c := &cobra.Command{
-		Use:   "release ID --reason TEXT",
-		Short: "Let a node back in, signed by the region's authority (ask the authority's node)",
-		Long: `Release lets a node back in that is quarantined. The region's authority signs it: ask the
-authority's node. Where ID is that of a record that status shows as parked, it has the
-node that is asked try that record again; nobody signs anything.`,
-		Example: `  bailiwick quarantine release 157b041928bf --reason "its disk image ran twice"
-  bailiwick quarantine release --node east-n2 1f0c53a0be77 --reason "policy 12 mends it"`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if reason == "" {
-				return &usageError{errors.New("--reason TEXT is required: it is kept in the signed release")}
-			}
-			t, err := o.one()
-			if err != nil {
-				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
-			defer cancel()
-			r, err := t.Release(ctx, &controlv1.ReleaseRequest{Id: args[0], Reason: reason})
-			if err != nil {
-				return t.reached(err)
-			}
-			return output.Write(o.out, o.format, releaseDocument(args[0], r), func(w io.Writer) {
-				if r.Standing == "unparked" {
-					fmt.Fprintf(w, "record %s is tried again at %s\n", args[0], shortID(r.View.ViewOf))
-					return
-				}
-				fmt.Fprintf(w, "case %s: standing is now %s, signed by the authority at %s\n", args[0], r.Standing, shortID(r.View.ViewOf))
-			})
-		},
-	}
-	c.Flags().StringVar(&reason, "reason", "", "root cause, kept in the signed release (required)")
-	return c
-}
-
-func releaseDocument(id string, r *controlv1.ReleaseResponse) output.Document {
-	doc := document(r.View)
-	item, _ := json.Marshal(map[string]string{"case": id, "standing": r.Standing}) // of strings: cannot fail
-	doc.Items = append(doc.Items, item)
-	return doc
 }

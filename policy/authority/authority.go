@@ -18,6 +18,17 @@ import (
 // ErrOrigin means the authority's own ID is not of the trust domain, or missing.
 var ErrOrigin = errors.New("authority needs the SPIFFE ID of its own node")
 
+// ErrRepeat means the node was released before and convicted again since. An accident happens
+// once; what happens twice has a cause that an operator has to name.
+var ErrRepeat = errors.New("the node was released before and is convicted again: find out why it happens, and say --again with the reason")
+
+// ErrRevoked means the identity is revoked, which is the authority's last word.
+var ErrRevoked = errors.New("the identity is revoked for good: enrol the machine under another name")
+
+// ErrOwnNode means the authority was told to revoke the node it runs on: nobody would be left to
+// speak for the region.
+var ErrOwnNode = errors.New("the authority does not revoke its own node: move the authority to another node first")
+
 // Authority is the single node that signs for a level of its trust domain. Its
 // methods may be called from any goroutine; one publication runs at a time.
 type Authority struct {
@@ -79,8 +90,13 @@ func (a *Authority) SetService(now time.Time, s Service) (Signed, error) {
 // Release answers findings against a node: its epochs so far are void, its next
 // ones are above all of them, and until the end of probation they have
 // ClassProbation. Digests answered before stay answered. The caller has seen a
-// fresh quote and a root cause.
-func (a *Authority) Release(now time.Time, accused spiffeid.ID, digests [][32]byte, until time.Time, reason string) (Signed, error) {
+// root cause; the fresh quote is the issuer's to see, before it gives a certificate for a new
+// epoch. Of a node that was released before, the caller says again, or gets ErrRepeat. Errors
+// also wrap ErrRevoked, ErrMalformed, ErrEpochState or the store's.
+func (a *Authority) Release(now time.Time, accused spiffeid.ID, digests [][32]byte, until time.Time, reason string, again bool) (Signed, error) {
+	if _, ok := a.book.Get(KindRevocation, accused.String()); ok {
+		return Signed{}, fmt.Errorf("%w: %s", ErrRevoked, accused)
+	}
 	return a.publish(now, KindRelease, accused.String(), func(tx *store.Tx) ([]byte, error) {
 		r := quarantine.Release{Accused: accused, Digests: slices.Clone(digests), Until: until, At: now, Reason: reason}
 		if have, ok := a.book.Get(KindRelease, accused.String()); ok {
@@ -88,6 +104,10 @@ func (a *Authority) Release(now time.Time, accused spiffeid.ID, digests [][32]by
 			if err != nil {
 				return nil, err
 			}
+			if !again {
+				return nil, fmt.Errorf("%w: %s, last released %s: %q", ErrRepeat, accused, before.At.Format(time.RFC3339), before.Reason)
+			}
+			r.Again = true
 			r.Digests = append(r.Digests, before.Digests...)
 		}
 		slices.SortFunc(r.Digests, func(x, y [32]byte) int { return bytes.Compare(x[:], y[:]) })
@@ -100,8 +120,12 @@ func (a *Authority) Release(now time.Time, accused spiffeid.ID, digests [][32]by
 	})
 }
 
-// Revoke ends an identity for good. A second call returns the first revocation.
+// Revoke ends an identity for good. A second call returns the first revocation. Errors wrap
+// ErrOwnNode, ErrMalformed, ErrForeign or the store's.
 func (a *Authority) Revoke(now time.Time, accused spiffeid.ID, reason string) (Signed, error) {
+	if accused == a.self {
+		return Signed{}, ErrOwnNode
+	}
 	if have, ok := a.book.Get(KindRevocation, accused.String()); ok {
 		return have, nil
 	}

@@ -209,7 +209,7 @@ func TestReleaseVoidsOldEpochs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := a.Release(t0, node, [][32]byte{{1}}, t0.Add(time.Hour), "restored backup")
+	s, err := a.Release(t0, node, [][32]byte{{1}}, t0.Add(time.Hour), "restored backup", false)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -228,14 +228,29 @@ func TestReleaseVoidsOldEpochs(t *testing.T) {
 	if err != nil || later.Epoch != fresh.Epoch || later.Class != ClassNode {
 		t.Errorf("after probation: %+v %v", later, err)
 	}
-	s, err = a.Release(t0, node, [][32]byte{{2}}, t0, "again")
-	if r, _ := s.Release(); err != nil || len(r.Digests) != 2 || s.Version != 2 {
+	if r.Again {
+		t.Error("the first release says it is another")
+	}
+	if _, err := a.Release(t0, node, [][32]byte{{2}}, t0, "the same accident", false); !errors.Is(err, ErrRepeat) {
+		t.Errorf("a second release without an operator's word: %v, want %v", err, ErrRepeat)
+	}
+	if same, err := a.Epochs().Allocate(t0, ask); err != nil || same != fresh {
+		t.Errorf("a refused release voided epochs: %+v %v", same, err)
+	}
+	s, err = a.Release(t0, node, [][32]byte{{2}}, t0, "again", true)
+	if r, _ := s.Release(); err != nil || len(r.Digests) != 2 || s.Version != 2 || !r.Again {
 		t.Errorf("second release: %+v %v", r, err)
+	}
+	if _, err := a.Revoke(t0, a.self, "by mistake"); !errors.Is(err, ErrOwnNode) {
+		t.Errorf("the authority revokes itself: %v", err)
 	}
 	first, _ := a.Revoke(t0, node, "gone")
 	second, err := a.Revoke(t0.Add(time.Hour), node, "other words")
 	if err != nil || first.Digest != second.Digest {
 		t.Errorf("revoked twice: %v", err)
+	}
+	if _, err := a.Release(t0, node, nil, t0, "after all", true); !errors.Is(err, ErrRevoked) {
+		t.Errorf("a revoked node is released: %v, want %v", err, ErrRevoked)
 	}
 }
 
@@ -280,7 +295,7 @@ func FuzzOpen(f *testing.F) {
 		f.Fatal(err)
 	}
 	svc, _ := a.SetService(t0, Service{Name: "shop", IDs: []spiffeid.ID{shop}})
-	rel, _ := a.Release(t0, shop, [][32]byte{{1}}, t0, "x")
+	rel, _ := a.Release(t0, shop, [][32]byte{{1}}, t0, "x", false)
 	for _, s := range []Signed{rec, svc, rel} {
 		f.Add(s.Raw)
 	}

@@ -3,7 +3,8 @@
 // The input is a set of facts, the output a Standing:
 //
 //	finding     {accused, class, digest}: verified evidence that the accused broke a rule
-//	release     the authority's answer to findings: they are covered, a new epoch begins
+//	release     the authority's answer to findings: they are covered, a new epoch begins; of a node
+//	            that was released before it says so (Again), which only an operator's word brings about
 //	revocation  the authority's last word on an identity
 //	accusation  a node's signed word, for a while, that another is at fault; proves nothing
 //	fault       something this node alone saw a relay do; proves nothing to anybody else

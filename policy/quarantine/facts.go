@@ -66,6 +66,7 @@ type Release struct {
 	Until   time.Time  // end of probation, to the second
 	At      time.Time  // when the authority decided, to the second
 	Reason  string     // root cause in the operator's words, at most 256 bytes
+	Again   bool       // the accused had been released before, and an operator said so all the same
 }
 
 // Revocation ends an identity for good.
@@ -103,12 +104,13 @@ type releaseWire struct {
 	Until   int64      `cbor:"4,keyasint"`
 	At      int64      `cbor:"5,keyasint"`
 	Reason  string     `cbor:"6,keyasint,omitempty"`
+	Again   bool       `cbor:"7,keyasint,omitempty"`
 }
 
 // Encode writes the release as the deterministic CBOR that an authority signs.
 // Errors wrap ErrMalformed: a field is out of its bounds.
 func (r Release) Encode() ([]byte, error) {
-	b, err := statement.Marshal(releaseWire{r.Accused.String(), r.Digests, r.Epoch, r.Until.Unix(), r.At.Unix(), r.Reason})
+	b, err := statement.Marshal(releaseWire{r.Accused.String(), r.Digests, r.Epoch, r.Until.Unix(), r.At.Unix(), r.Reason, r.Again})
 	if err != nil {
 		return nil, err
 	}
@@ -138,7 +140,7 @@ func ParseRelease(b []byte) (Release, error) {
 	case !validUnix(w.Until) || !validUnix(w.At) || len(w.Reason) > maxReason:
 		return Release{}, fmt.Errorf("%w: release: until, at or reason out of bounds", ErrMalformed)
 	}
-	return Release{id, w.Digests, w.Epoch, time.Unix(w.Until, 0).UTC(), time.Unix(w.At, 0).UTC(), w.Reason}, nil
+	return Release{id, w.Digests, w.Epoch, time.Unix(w.Until, 0).UTC(), time.Unix(w.At, 0).UTC(), w.Reason, w.Again}, nil
 }
 
 type revocationWire struct {

@@ -118,64 +118,6 @@ func headerStory(proof []byte) (out []string) {
 	return out
 }
 
-// Release lets a node back in, where this node is the authority.
-func (h handler) Release(ctx context.Context, req *controlv1.ReleaseRequest) (*controlv1.ReleaseResponse, error) {
-	if id, ok := h.parked(req.Id); ok {
-		return h.unpark(ctx, id, req.Reason)
-	}
-	if h.authority == nil {
-		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("this node is not the region's authority: ask %s", h.lease.master()))
-	}
-	c, err := h.find(req.Id)
-	if err != nil {
-		return nil, err
-	}
-	if h.standing.of(c.Accused).Standing == quarantine.Released {
-		return nil, connect.NewError(connect.CodeFailedPrecondition, fmt.Errorf("%s is released already: another release would only end its epoch", c.Accused))
-	}
-	if err := h.admin(ctx, "release", map[string]any{"accused": c.Accused.String(), "reason": req.Reason}); err != nil {
-		return nil, err
-	}
-	var digests [][32]byte
-	for _, e := range c.Evidence {
-		digests = append(digests, e.Digest)
-	}
-	now := time.Now()
-	signed, err := h.authority.Release(now, c.Accused, digests, now.Add(probation), req.Reason)
-	if err != nil {
-		return nil, connect.NewError(connect.CodeInternal, err)
-	}
-	h.onObject(signed.Raw)
-	return &controlv1.ReleaseResponse{View: h.view(ctx), Standing: h.standing.of(c.Accused).Standing.String()}, nil
-}
-
-// parked finds a parked record of this node by the beginning of its ID.
-func (h handler) parked(id string) (feed.ID, bool) {
-	for _, p := range h.replica.Parked() {
-		if len(id) >= 12 && strings.HasPrefix(p.Record.String(), id) {
-			return p.Record, true
-		}
-	}
-	return feed.ID{}, false
-}
-
-// unpark has this node apply a record that crashed it before.
-func (h handler) unpark(ctx context.Context, id feed.ID, reason string) (*controlv1.ReleaseResponse, error) {
-	if err := h.admin(ctx, "unpark", map[string]any{"record": id.String(), "reason": reason}); err != nil {
-		return nil, err
-	}
-	if err := h.replica.Unpark(ctx, id); err != nil {
-		return nil, connect.NewError(connect.CodeInternal, err)
-	}
-	return &controlv1.ReleaseResponse{View: h.view(ctx), Standing: unparked}, nil
-}
-
-// unparked is said instead of a standing where what was released is a record.
-const unparked = "unparked"
-
-// probation is how long a released node has the limits of class probation.
-const probation = time.Hour
-
 // explainTime bounds the search for the smallest change that turns a decision round.
 const explainTime = 3 * time.Second
 

@@ -106,7 +106,11 @@ func (s *standings) release(raw []byte) error {
 	r, added, err := s.set.AddRelease(time.Now(), raw)
 	if err == nil && added {
 		s.contain(r.Accused)
-		s.record(r.Accused, trail.PeerRelease, map[string]any{"release": r.Accused.String(), "epoch": r.Epoch, "reason": r.Reason})
+		body := map[string]any{"release": r.Accused.String(), "epoch": r.Epoch, "reason": r.Reason}
+		if r.Again {
+			body["repeat"] = "not for the first time"
+		}
+		s.record(r.Accused, trail.PeerRelease, body)
 	}
 	return err
 }

@@ -205,6 +205,24 @@ var policies = []Entry{
 		Fix:     "Find out why it asks: a disk image that is put back at every start, or a node that is not what it should be. It gets more at the time in the message; after a finding, bailiwick quarantine release ID gives it new ones at once.",
 	},
 	{
+		Code: "BW7069", Is: authority.ErrRepeat, Exit: Denied,
+		Title:   "The node was released before",
+		Meaning: "It was convicted, let back in, and is convicted again. A backup that is put back by accident explains the first time. Nothing was signed.",
+		Fix:     "Look at bailiwick quarantine history ID and at the machine. If it is to come back all the same: bailiwick quarantine release ID --again --reason TEXT; else bailiwick quarantine revoke ID --reason TEXT.",
+	},
+	{
+		Code: "BW7070", Is: authority.ErrRevoked, Exit: Denied,
+		Title:   "The identity is revoked for good",
+		Meaning: "A revocation is the authority's last word: no release, no later proof and no other node ends it.",
+		Fix:     "Enrol the machine under another name, once it is sound: another name in bailiwick entry apply -f FILE, and an empty state folder.",
+	},
+	{
+		Code: "BW7071", Is: authority.ErrOwnNode, Exit: Denied,
+		Title:   "The authority does not revoke its own node",
+		Meaning: "With its node revoked nobody would be left to speak for the region, and nobody could undo it. Nothing was signed.",
+		Fix:     "Make another node the region's authority first: move the folder of authority.keys, and its state, to it.",
+	},
+	{
 		Code: "BW7035", Is: schema.ErrSchema,
 		Title:   "A schema of state is not valid",
 		Meaning: "A file below schemas/ of a policy is no schema, or says what schemas of state may not: something outside its file, an unknown keyword, a pattern that is not RE2, more than the bounds allow. The policy in force stays.",

@@ -43,6 +43,8 @@ const (
 	ControlShowCaseProcedure = "/bailiwick.control.v1.Control/ShowCase"
 	// ControlReleaseProcedure is the fully-qualified name of the Control's Release RPC.
 	ControlReleaseProcedure = "/bailiwick.control.v1.Control/Release"
+	// ControlRevokeProcedure is the fully-qualified name of the Control's Revoke RPC.
+	ControlRevokeProcedure = "/bailiwick.control.v1.Control/Revoke"
 	// ControlWhyProcedure is the fully-qualified name of the Control's Why RPC.
 	ControlWhyProcedure = "/bailiwick.control.v1.Control/Why"
 	// ControlSealDecisionsProcedure is the fully-qualified name of the Control's SealDecisions RPC.
@@ -94,6 +96,8 @@ type ControlClient interface {
 	ShowCase(context.Context, *ShowCaseRequest) (*ShowCaseResponse, error)
 	// Release lets a quarantined node back in. Only the region's authority can.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
+	// Revoke ends a node's identity for good. Only the region's authority can.
+	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// Why returns one recorded decision, and explains it by the policy in force.
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
 	// SealDecisions writes the decisions that were not yet in a segment into one, for
@@ -180,6 +184,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			httpClient,
 			baseURL+ControlReleaseProcedure,
 			connect.WithSchema(controlMethods.ByName("Release")),
+			connect.WithClientOptions(opts...),
+		),
+		revoke: connect.NewClient[RevokeRequest, RevokeResponse](
+			httpClient,
+			baseURL+ControlRevokeProcedure,
+			connect.WithSchema(controlMethods.ByName("Revoke")),
 			connect.WithClientOptions(opts...),
 		),
 		why: connect.NewClient[WhyRequest, WhyResponse](
@@ -305,6 +315,7 @@ type controlClient struct {
 	listCases        *connect.Client[ListCasesRequest, ListCasesResponse]
 	showCase         *connect.Client[ShowCaseRequest, ShowCaseResponse]
 	release          *connect.Client[ReleaseRequest, ReleaseResponse]
+	revoke           *connect.Client[RevokeRequest, RevokeResponse]
 	why              *connect.Client[WhyRequest, WhyResponse]
 	sealDecisions    *connect.Client[SealDecisionsRequest, SealDecisionsResponse]
 	erasePayloads    *connect.Client[ErasePayloadsRequest, ErasePayloadsResponse]
@@ -356,6 +367,15 @@ func (c *controlClient) ShowCase(ctx context.Context, req *ShowCaseRequest) (*Sh
 // Release calls bailiwick.control.v1.Control.Release.
 func (c *controlClient) Release(ctx context.Context, req *ReleaseRequest) (*ReleaseResponse, error) {
 	response, err := c.release.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Revoke calls bailiwick.control.v1.Control.Revoke.
+func (c *controlClient) Revoke(ctx context.Context, req *RevokeRequest) (*RevokeResponse, error) {
+	response, err := c.revoke.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -543,6 +563,8 @@ type ControlHandler interface {
 	ShowCase(context.Context, *ShowCaseRequest) (*ShowCaseResponse, error)
 	// Release lets a quarantined node back in. Only the region's authority can.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
+	// Revoke ends a node's identity for good. Only the region's authority can.
+	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// Why returns one recorded decision, and explains it by the policy in force.
 	Why(context.Context, *WhyRequest) (*WhyResponse, error)
 	// SealDecisions writes the decisions that were not yet in a segment into one, for
@@ -625,6 +647,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlReleaseProcedure,
 		svc.Release,
 		connect.WithSchema(controlMethods.ByName("Release")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlRevokeHandler := connect.NewUnaryHandlerSimple(
+		ControlRevokeProcedure,
+		svc.Revoke,
+		connect.WithSchema(controlMethods.ByName("Revoke")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlWhyHandler := connect.NewUnaryHandlerSimple(
@@ -751,6 +779,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlShowCaseHandler.ServeHTTP(w, r)
 		case ControlReleaseProcedure:
 			controlReleaseHandler.ServeHTTP(w, r)
+		case ControlRevokeProcedure:
+			controlRevokeHandler.ServeHTTP(w, r)
 		case ControlWhyProcedure:
 			controlWhyHandler.ServeHTTP(w, r)
 		case ControlSealDecisionsProcedure:
@@ -812,6 +842,10 @@ func (UnimplementedControlHandler) ShowCase(context.Context, *ShowCaseRequest) (
 
 func (UnimplementedControlHandler) Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.Release is not implemented"))
+}
+
+func (UnimplementedControlHandler) Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.Revoke is not implemented"))
 }
 
 func (UnimplementedControlHandler) Why(context.Context, *WhyRequest) (*WhyResponse, error) {
