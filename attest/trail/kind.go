@@ -83,6 +83,7 @@ var (
 	PeerFinding       = Kind{"peer.finding", Each, Gapped, "evidence against an identity was verified"}
 	PeerStanding      = Kind{"peer.standing", Each, Gapped, "an identity's standing changed"}
 	PeerRelease       = Kind{"peer.release", Each, Gapped, "the authority released or revoked an identity"}
+	PeerAppeal        = Kind{"peer.appeal", Each, Closed, "a quarantined identity said why it is sound again"}
 	EpochSeal         = Kind{"epoch.seal", Each, Gapped, "this trail ends: the node goes on in another epoch"}
 	WitnessKey        = Kind{"witness.key", Each, Closed, "this node has a new key to cosign heads of others with; the one before is retired"}
 	WitnessRefuse     = Kind{"witness.refuse", Each, Closed, "a signed head of another's trail that did not fit the one before"}
@@ -98,7 +99,7 @@ var kinds = []Kind{
 	genesisKind, gapKind, Pruned, openKind, NodeStart, NodeStop, IdentitySVID, IdentityEpoch, IdentityMachine, IdentityAttest, IdentityTrust,
 	IssuerAttest, IssuerIssue, IssuerRefuse, AuthorityPublish, AuthorityEpoch, AuthorityConflict,
 	PolicyActivate, PolicyRollout, PolicyRefuse, DecisionDeny, DecisionAllow, StateOut, StateIn, StateRefuse,
-	PeerFinding, PeerStanding, PeerRelease, EpochSeal, WitnessKey, WitnessRefuse, AdminAction, PayloadErase, RegionHeads, CustodyConflict, Segment,
+	PeerFinding, PeerStanding, PeerRelease, PeerAppeal, EpochSeal, WitnessKey, WitnessRefuse, AdminAction, PayloadErase, RegionHeads, CustodyConflict, Segment,
 }
 
 // routine are the kinds that come all the time, and tell of nothing that was changed here: what others

@@ -17,7 +17,7 @@ import (
 
 func quarantineCommand(o *options) *cobra.Command {
 	c := &cobra.Command{Use: "quarantine", Short: "Peers that are shut out, and the evidence"}
-	c.AddCommand(quarantineListCommand(o), quarantineShowCommand(o), quarantineVerifyCommand(o), quarantineReleaseCommand(o), quarantineRevokeCommand(o), quarantineHistoryCommand(o))
+	c.AddCommand(quarantineListCommand(o), quarantineShowCommand(o), quarantineVerifyCommand(o), quarantineAppealCommand(o), quarantineReleaseCommand(o), quarantineRevokeCommand(o), quarantineHistoryCommand(o))
 	return c
 }
 
@@ -61,12 +61,12 @@ func quarantineList(o *options) error {
 			rows = append(rows, []string{shortID(r.View.ViewOf), "-", "nobody"})
 		}
 		for _, c := range r.Cases {
-			rows = append(rows, []string{shortID(r.View.ViewOf), c.Id, shortID(c.Accused), c.Standing, c.Class, c.Since.AsTime().Format(time.RFC3339), fmt.Sprintf("%d bytes", c.EvidenceBytes), sessionsOf(c)})
+			rows = append(rows, []string{shortID(r.View.ViewOf), c.Id, shortID(c.Accused), c.Standing, c.Class, c.Since.AsTime().Format(time.RFC3339), fmt.Sprintf("%d bytes", c.EvidenceBytes), sessionsOf(c), appealOf(c)})
 		}
 	}
 	return output.Write(o.out, o.format, doc, func(w io.Writer) {
 		fmt.Fprintln(w, headline(head))
-		output.Columns(w, "SEEN_BY CASE ACCUSED STANDING CLASS SINCE PROOF SESSIONS", rows)
+		output.Columns(w, "SEEN_BY CASE ACCUSED STANDING CLASS SINCE PROOF SESSIONS APPEAL", rows)
 	})
 }
 
@@ -79,6 +79,14 @@ func sessionsOf(c *controlv1.Case) string {
 		return "cut"
 	}
 	return "-"
+}
+
+// appealOf says since when an accused waits for the authority's decision, where it is asked.
+func appealOf(c *controlv1.Case) string {
+	if c.Appealed == nil {
+		return "-"
+	}
+	return c.Appealed.AsTime().Format(time.RFC3339)
 }
 
 func quarantineShowCommand(o *options) *cobra.Command {

@@ -92,6 +92,12 @@ func (s agentAPI) AttestAgent(stream agentv1.Agent_AttestAgentServer) error {
 	if err != nil {
 		return refuse(spiffeid.ID{}, err)
 	}
+	if note := noteOf(ctx); note != "" {
+		if err := s.appeal(ctx, stream.SetTrailer, id, kind, note, attested, from); err != nil {
+			return refuse(id, err)
+		}
+		return nil
+	}
 	cert, err := s.admit(ctx, id, kind, attested, parsed, from)
 	if err != nil {
 		return refuse(id, err)

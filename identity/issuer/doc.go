@@ -70,6 +70,15 @@
 //
 // Policy judges what was proved: TPM.Appraise for bailiwick_tpm, [Judged] for the rest.
 //
+// # Appeals
+//
+// A machine whose node gets nothing at present may say why it is sound: a note in the metadata of
+// AttestAgent. It proves itself as ever, policy judges it, it gets nothing, and Config.Appeal takes
+// the note and what the TPM proved to the region's authority. There is no protocol of its own for
+// that, because this one has all it takes: peers cut the node's sessions and its SVIDs may have
+// expired, but issuers take evidence from anybody, bounded and in turn; the quote is fresh and is
+// verified where quotes are; and it is bound to the TLS channel, so the note needs no signature.
+//
 // # Nested
 //
 // A CA may be certified by another authority of its trust domain ([Upstream]): a

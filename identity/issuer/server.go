@@ -107,6 +107,10 @@ type Config struct {
 	// Standing returns why an identity, a node's or an agent's, gets nothing at
 	// present, or nil. It is asked in every call. Required.
 	Standing func(spiffeid.ID) error
+	// Appeal takes what a node that gets nothing at present has to say, and its machine
+	// proved, to the region's authority. An error that matches ErrAuthorityAway says that
+	// asking again may help. Nil: no appeals are taken.
+	Appeal func(context.Context, Appeal) error
 	// Attestors judge evidence, one for each type. None: nobody gets in.
 	Attestors []Attestor
 	// Upstream is what certified a nested CA; it is followed while the server runs.

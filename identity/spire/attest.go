@@ -4,13 +4,17 @@ import (
 	"context"
 	"crypto"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"io"
+	"slices"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
 )
 
@@ -19,6 +23,13 @@ import (
 const (
 	exporterLabel = "EXPORTER-bailiwick-attest"
 	exporterSize  = 32
+)
+
+// An appeal is an attestation with a note in the call's metadata; the issuer says in the trailer
+// that it took it. It has the same names.
+const (
+	appealKey   = "bailiwick-appeal-bin"
+	appealTaken = "bailiwick-appeal"
 )
 
 // maxChallenges bounds how often a server may ask back.
@@ -97,6 +108,24 @@ type Agent struct {
 // "bailiwick_tpm" the key must be the TPM's node key. Errors match ErrBanned,
 // ErrRefused, ErrUnreachable, ErrServer or ErrAnswer, or are the attester's own.
 func Attest(ctx context.Context, cfg Config, by Attester, key crypto.Signer) (Agent, error) {
+	return attest(ctx, cfg, by, key, "")
+}
+
+// Appeal attests as Attest does and, in place of an SVID, has the issuer take a note to the
+// region's authority: why a machine that gets nothing at present is sound. Errors are those of
+// Attest; ErrRefused has the reason.
+func Appeal(ctx context.Context, cfg Config, by Attester, key crypto.Signer, note string) error {
+	if note == "" {
+		return fmt.Errorf("%w: an appeal needs a note", ErrRefused)
+	}
+	_, err := attest(ctx, cfg, by, key, note)
+	return err
+}
+
+func attest(ctx context.Context, cfg Config, by Attester, key crypto.Signer, appeal string) (Agent, error) {
+	if appeal != "" {
+		ctx = metadata.AppendToOutgoingContext(ctx, appealKey, appeal)
+	}
 	ctx, cancel := context.WithCancel(ctx) // ends the stream
 	defer cancel()
 	conn, err := cfg.connect(nil)
@@ -132,10 +161,15 @@ func Attest(ctx context.Context, cfg Config, by Attester, key crypto.Signer) (Ag
 	}}})
 	for range maxChallenges + 1 {
 		resp, err := stream.Recv()
+		if errors.Is(err, io.EOF) && appeal != "" && slices.Equal(stream.Trailer().Get(appealTaken), []string{"taken"}) {
+			return Agent{}, nil
+		}
 		if err != nil {
 			return Agent{}, conn.explain(err)
 		}
-		if r := resp.GetResult(); r != nil {
+		if r := resp.GetResult(); r != nil && appeal != "" {
+			return Agent{}, fmt.Errorf("%w: an SVID in answer to an appeal: it takes none", ErrAnswer)
+		} else if r != nil {
 			svid, err := cfg.accept(r.GetSvid(), key, spiffeid.ID{})
 			return Agent{SVID: svid, Reattest: r.GetReattestable()}, err
 		}

@@ -21,6 +21,8 @@
 // the release's. So a second proof about the old epoch, arriving late, does not
 // revive what was answered, and a fault in the new epoch does count.
 //
+// An [Appeal] is what the accused says to the authority. It is no fact and changes no standing.
+//
 // What always holds:
 //   - Facts come in only through Checks, which the node gives: no finding
 //     without evidence that verified here, no release or revocation without the

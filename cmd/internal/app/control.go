@@ -53,6 +53,7 @@ func (h handler) caseMessage(c quarantine.Case) *controlv1.Case {
 			m.Observers = append(m.Observers, by.String())
 		}
 	}
+	h.appeals().show(c, m)
 	return m
 }
 
@@ -102,6 +103,7 @@ func (h handler) ShowCase(ctx context.Context, req *controlv1.ShowCaseRequest) (
 			resp.Verified, resp.Verdict = false, err.Error()
 		}
 	}
+	resp.Story = append(resp.Story, h.appeals().story(c)...)
 	return resp, nil
 }
 

@@ -205,6 +205,7 @@ func (a *App) openRoles() (err error) {
 			a.dir.object(o.Raw)
 		}
 		a.office = issuing.NewOffice(a.cfg.Node, a.cfg.Authority.Issuers, a.authority.Epochs(), key.Signer(), a.store, a.log)
+		a.office.Appeals = a.appeals().take
 		if a.machine.Restored() {
 			a.log.Warn("this disk may be an old copy: epochs are given out far above those it knows")
 			if err := a.authority.Epochs().Restored(); err != nil {

@@ -225,7 +225,7 @@ func belongs(f fact.Fact, q casefile.Question, about []string) bool {
 		if !f.About(name) {
 			continue
 		}
-		if q.Case == "" || i == 0 || f.Kind == trail.PeerFinding.Name() || f.Kind == trail.PeerStanding.Name() || f.Kind == trail.PeerRelease.Name() {
+		if q.Case == "" || i == 0 || f.Kind == trail.PeerFinding.Name() || f.Kind == trail.PeerStanding.Name() || f.Kind == trail.PeerRelease.Name() || f.Kind == trail.PeerAppeal.Name() {
 			return true
 		}
 	}

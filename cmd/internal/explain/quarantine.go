@@ -47,4 +47,10 @@ var quarantined = []Entry{
 		Meaning: "A node's word that another is at fault is malformed, about itself, or dated in the future. It changed nothing, and nobody's standing rests on it.",
 		Fix:     "Look at the clock and the version of the accuser: bailiwick status --node NAME.",
 	},
+	{
+		Code: "BW8009", Is: quarantine.ErrAppeal,
+		Title:   "The appeal is not taken",
+		Meaning: "Only a node that is quarantined has something to appeal against; its note has a bound, and a new one is heard a minute after the last. Nothing was changed.",
+		Fix:     "See bailiwick quarantine list at the authority for the node's standing; say it in at most 1 KiB, once.",
+	},
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/identity/endorse"
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
+	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
 )
 
 // exchangeEvery is how often issuers hear of each other whether there is news or not, and
@@ -75,6 +76,18 @@ func (b *Branch) Endorse(ctx context.Context, e endorse.Endorsement) ([]byte, er
 	}
 	answer, err := b.ask(ctx, question{Endorse: payload})
 	return answer.Endorsement, err
+}
+
+// Appeal takes what a quarantined node has to say to the authority.
+func (b *Branch) Appeal(ctx context.Context, a issuer.Appeal) error {
+	payload, err := quarantine.Appeal{
+		Accused: a.Node, Note: a.Note, At: time.Now(), EKHash: a.EKHash, Resets: a.Resets, Starts: a.Starts, Epoch: a.Epoch, By: b.self,
+	}.Encode()
+	if err != nil {
+		return err
+	}
+	_, err = b.ask(ctx, question{Appeal: payload})
+	return err
 }
 
 // OtherKeys verify JWT-SVIDs of the region's other issuers now.

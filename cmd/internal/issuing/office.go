@@ -22,6 +22,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
 	"github.com/bailiwick-mesh/bailiwick/policy/authority"
+	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
 )
 
 // Proto is the stream protocol by which a region's issuers ask its authority:
@@ -40,14 +41,15 @@ const (
 var ErrNotIssuer = errors.New("this node is no issuer of the region: list it under authority.issuers of the authority's node")
 
 // question is what an issuer asks: for epochs, for an endorsement, for the first of the
-// other issuers' notices in return for its own, for the next, or to be told when there are
-// others than those it has.
+// other issuers' notices in return for its own, for the next, to be told when there are
+// others than those it has, or to hear what a quarantined node has to say.
 type question struct {
 	Epochs  *epochsWire `cbor:"1,keyasint,omitempty"`
 	Endorse []byte      `cbor:"2,keyasint,omitempty"` // endorse.Encode
 	Notice  *notice     `cbor:"3,keyasint,omitempty"`
 	After   string      `cbor:"4,keyasint,omitempty"` // reply.Of before
 	Since   *uint64     `cbor:"5,keyasint,omitempty"` // reply.Edition of the notices that it has
+	Appeal  []byte      `cbor:"6,keyasint,omitempty"` // quarantine.Appeal.Encode, of a node that this issuer attested
 }
 
 type epochsWire struct {
@@ -82,6 +84,10 @@ type Office struct {
 	key     crypto.Signer // the authority's
 	store   *store.Store
 	log     *slog.Logger
+
+	// Appeals keeps what a quarantined node has to say, or says why not. It is set before
+	// anything is asked. Nil: none are taken.
+	Appeals func(quarantine.Appeal) error
 
 	mu      sync.Mutex           // held for map work only; guards what follows
 	noted   map[spiffeid.ID]bool // who was refused since
@@ -198,8 +204,24 @@ func (o *Office) answer(ctx context.Context, now time.Time, by spiffeid.ID, q qu
 		return o.next(by, q.After)
 	case q.Since != nil:
 		return reply{Edition: o.newsSince(ctx, *q.Since)}, nil
+	case len(q.Appeal) > 0:
+		return reply{}, o.appeal(now, by, q.Appeal)
 	}
 	return reply{}, errors.New("an empty question")
+}
+
+// appeal hears a node through the issuer that attested it, whose name and not the time that it
+// says is kept.
+func (o *Office) appeal(now time.Time, by spiffeid.ID, b []byte) error {
+	a, err := quarantine.ParseAppeal(b)
+	if err != nil {
+		return err
+	}
+	if a.Accused.TrustDomain() != o.td || o.Appeals == nil {
+		return fmt.Errorf("%w: of %s at %s", quarantine.ErrAppeal, a.Accused, o.td)
+	}
+	a.At, a.By = now.UTC().Truncate(time.Second), by
+	return o.Appeals(a)
 }
 
 // endorse signs for an issuer what the trail then tells of: an issuer that asks for what

@@ -148,7 +148,7 @@ func (i *Role) assemble() error {
 	i.admit(tokens)
 	i.parts = issuer.Config{
 		RecordRoot: root, Endorse: i.Branch.Endorse, Epochs: i.Branch, Store: i.Store,
-		Standing: i.issues, Attestors: attestors, Entries: entries, Others: i.Branch.OtherKeys, Barred: i.Branch.Barred, Evicted: i.Branch.evicted,
+		Standing: i.issues, Appeal: i.Branch.Appeal, Attestors: attestors, Entries: entries, Others: i.Branch.OtherKeys, Barred: i.Branch.Barred, Evicted: i.Branch.evicted,
 		Trust: i.Trust, TrustRecords: i.Trust.Export, PolicyHeads: i.Heads, Lifetime: c.Lifetime, Log: i.Log, Metrics: i.Metrics,
 	}
 	if i.upstream != nil {

@@ -28,6 +28,10 @@ func TestSentences(t *testing.T) {
 			"judged evidence of spiffe://e.example/node/a by join_token, from 127.0.0.1:1: good true"},
 		{trail.IssuerRefuse, map[string]any{"what": "node", "to": "spiffe://e.example/node/a", "id": "spiffe://e.example/node/b", "why": "not its own"},
 			"refused spiffe://e.example/node/a node for spiffe://e.example/node/b: not its own"},
+		{trail.PeerRelease, map[string]any{"release": "spiffe://e.example/node/a", "epoch": uint64(5), "reason": "a copy ran", "repeat": "not for the first time"},
+			"spiffe://e.example/node/a was released, from epoch 5: a copy ran, not for the first time"},
+		{trail.PeerRelease, map[string]any{"revocation": "spiffe://e.example/node/a", "reason": "stolen"}, "spiffe://e.example/node/a was revoked: stolen"},
+		{trail.PeerAppeal, map[string]any{"appeal": "spiffe://e.example/node/a", "note": "a copy ran"}, "spiffe://e.example/node/a appeals: a copy ran"},
 	} {
 		if got := sentence(c.kind.Name(), c.body); got != c.want {
 			t.Errorf("%s %v:\n%q, want\n%q", c.kind, c.body, got, c.want)

@@ -43,6 +43,8 @@ const (
 	ControlShowCaseProcedure = "/bailiwick.control.v1.Control/ShowCase"
 	// ControlReleaseProcedure is the fully-qualified name of the Control's Release RPC.
 	ControlReleaseProcedure = "/bailiwick.control.v1.Control/Release"
+	// ControlAppealProcedure is the fully-qualified name of the Control's Appeal RPC.
+	ControlAppealProcedure = "/bailiwick.control.v1.Control/Appeal"
 	// ControlRevokeProcedure is the fully-qualified name of the Control's Revoke RPC.
 	ControlRevokeProcedure = "/bailiwick.control.v1.Control/Revoke"
 	// ControlWhyProcedure is the fully-qualified name of the Control's Why RPC.
@@ -96,6 +98,9 @@ type ControlClient interface {
 	ShowCase(context.Context, *ShowCaseRequest) (*ShowCaseResponse, error)
 	// Release lets a quarantined node back in. Only the region's authority can.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
+	// Appeal has this node prove its machine anew and say to its authority why it is sound,
+	// when it is quarantined.
+	Appeal(context.Context, *AppealRequest) (*AppealResponse, error)
 	// Revoke ends a node's identity for good. Only the region's authority can.
 	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// Why returns one recorded decision, and explains it by the policy in force.
@@ -184,6 +189,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			httpClient,
 			baseURL+ControlReleaseProcedure,
 			connect.WithSchema(controlMethods.ByName("Release")),
+			connect.WithClientOptions(opts...),
+		),
+		appeal: connect.NewClient[AppealRequest, AppealResponse](
+			httpClient,
+			baseURL+ControlAppealProcedure,
+			connect.WithSchema(controlMethods.ByName("Appeal")),
 			connect.WithClientOptions(opts...),
 		),
 		revoke: connect.NewClient[RevokeRequest, RevokeResponse](
@@ -315,6 +326,7 @@ type controlClient struct {
 	listCases        *connect.Client[ListCasesRequest, ListCasesResponse]
 	showCase         *connect.Client[ShowCaseRequest, ShowCaseResponse]
 	release          *connect.Client[ReleaseRequest, ReleaseResponse]
+	appeal           *connect.Client[AppealRequest, AppealResponse]
 	revoke           *connect.Client[RevokeRequest, RevokeResponse]
 	why              *connect.Client[WhyRequest, WhyResponse]
 	sealDecisions    *connect.Client[SealDecisionsRequest, SealDecisionsResponse]
@@ -367,6 +379,15 @@ func (c *controlClient) ShowCase(ctx context.Context, req *ShowCaseRequest) (*Sh
 // Release calls bailiwick.control.v1.Control.Release.
 func (c *controlClient) Release(ctx context.Context, req *ReleaseRequest) (*ReleaseResponse, error) {
 	response, err := c.release.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Appeal calls bailiwick.control.v1.Control.Appeal.
+func (c *controlClient) Appeal(ctx context.Context, req *AppealRequest) (*AppealResponse, error) {
+	response, err := c.appeal.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -563,6 +584,9 @@ type ControlHandler interface {
 	ShowCase(context.Context, *ShowCaseRequest) (*ShowCaseResponse, error)
 	// Release lets a quarantined node back in. Only the region's authority can.
 	Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error)
+	// Appeal has this node prove its machine anew and say to its authority why it is sound,
+	// when it is quarantined.
+	Appeal(context.Context, *AppealRequest) (*AppealResponse, error)
 	// Revoke ends a node's identity for good. Only the region's authority can.
 	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// Why returns one recorded decision, and explains it by the policy in force.
@@ -647,6 +671,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlReleaseProcedure,
 		svc.Release,
 		connect.WithSchema(controlMethods.ByName("Release")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlAppealHandler := connect.NewUnaryHandlerSimple(
+		ControlAppealProcedure,
+		svc.Appeal,
+		connect.WithSchema(controlMethods.ByName("Appeal")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlRevokeHandler := connect.NewUnaryHandlerSimple(
@@ -779,6 +809,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlShowCaseHandler.ServeHTTP(w, r)
 		case ControlReleaseProcedure:
 			controlReleaseHandler.ServeHTTP(w, r)
+		case ControlAppealProcedure:
+			controlAppealHandler.ServeHTTP(w, r)
 		case ControlRevokeProcedure:
 			controlRevokeHandler.ServeHTTP(w, r)
 		case ControlWhyProcedure:
@@ -842,6 +874,10 @@ func (UnimplementedControlHandler) ShowCase(context.Context, *ShowCaseRequest) (
 
 func (UnimplementedControlHandler) Release(context.Context, *ReleaseRequest) (*ReleaseResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.Release is not implemented"))
+}
+
+func (UnimplementedControlHandler) Appeal(context.Context, *AppealRequest) (*AppealResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.Appeal is not implemented"))
 }
 
 func (UnimplementedControlHandler) Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error) {
