@@ -116,6 +116,9 @@ func (r *Replica) load() error {
 			r.holds[id] = h
 			return err == nil
 		})
+		if err == nil {
+			err = r.loadRollbacks(tx)
+		}
 		tx.Range(bucketProofs, nil, func(_, v []byte) bool {
 			proof := append([]byte(nil), v...)
 			f, err := feed.VerifyProof(proof, r.cfg.Keys)

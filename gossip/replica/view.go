@@ -81,6 +81,7 @@ type view struct {
 
 	mu       sync.RWMutex // guards the rest; held for map work, never across I/O
 	owners   map[spiffeid.ID]*holder
+	rolled   map[spiffeid.ID][]Span // by owner: what is not shown
 	revision uint64
 	changes  []Change      // the newest, ascending by revision
 	moved    chan struct{} // closed and replaced when changes grew
@@ -88,7 +89,7 @@ type view struct {
 
 func newView(td spiffeid.TrustDomain, now func() time.Time) *view {
 	return &view{
-		td: td, now: now, owners: map[spiffeid.ID]*holder{}, moved: make(chan struct{}),
+		td: td, now: now, owners: map[spiffeid.ID]*holder{}, rolled: map[spiffeid.ID][]Span{}, moved: make(chan struct{}),
 		revision: uint64(now().UnixMicro()), // above every revision of an earlier run
 	}
 }
@@ -293,6 +294,9 @@ func (v *view) update(chain *feed.Chain, owner spiffeid.ID, written []item, whol
 		h.items = map[string]item{}
 	}
 	for _, it := range written {
+		if rolledBack(v.rolled[owner], it) {
+			continue
+		}
 		old, had := h.items[it.Key]
 		if had && !old.older(it) {
 			continue

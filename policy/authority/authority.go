@@ -25,9 +25,9 @@ var ErrRepeat = errors.New("the node was released before and is convicted again:
 // ErrRevoked means the identity is revoked, which is the authority's last word.
 var ErrRevoked = errors.New("the identity is revoked for good: enrol the machine under another name")
 
-// ErrOwnNode means the authority was told to revoke the node it runs on: nobody would be left to
-// speak for the region.
-var ErrOwnNode = errors.New("the authority does not revoke its own node: move the authority to another node first")
+// ErrOwnNode means the authority was told to revoke the node it runs on, or to roll it back: nobody
+// would be left to speak for the region, or be heard.
+var ErrOwnNode = errors.New("the authority does not revoke or roll back its own node: move the authority to another node first")
 
 // Authority is the single node that signs for a level of its trust domain. Its
 // methods may be called from any goroutine; one publication runs at a time.

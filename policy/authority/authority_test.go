@@ -311,7 +311,14 @@ func FuzzParse(f *testing.F) {
 	rec, _ := a.SetRecord(t0, goodRecord())
 	svc, _ := a.SetService(t0, Service{Name: "shop", IDs: []spiffeid.ID{shop}})
 	rev, _ := a.Revoke(t0, shop, "x")
-	for _, s := range []Signed{rec, svc, rev} {
+	if _, err := a.Epochs().Allocate(t0, EpochRequest{Node: shop, FeedKey: []byte("key")}); err != nil {
+		f.Fatal(err)
+	}
+	back, err := a.Rollback(t0, shop, 1, 40, "x")
+	if err != nil {
+		f.Fatal(err)
+	}
+	for _, s := range []Signed{rec, svc, rev, back} {
 		env, err := statement.Parse(s.Raw)
 		if err != nil {
 			f.Fatal(err)
@@ -332,6 +339,9 @@ func FuzzParse(f *testing.F) {
 		}
 		s.Record()
 		s.Service()
+		if r, err := s.Rollback(); err == nil && r.Origin.TrustDomain() != td {
+			t.Error("foreign origin")
+		}
 		if r, err := s.Release(); err == nil && r.Accused.TrustDomain() != td {
 			t.Error("foreign accused")
 		}

@@ -8,6 +8,7 @@
 //	service     service name -> SPIFFE IDs that may answer to it
 //	release     answer to findings; package quarantine says what it means
 //	revocation  end of an identity
+//	rollback    what an origin wrote in a span of its history is not shown
 //	beacon      root of the region's frontier, and 32 random bytes, numbered: what the root
 //	            covers is older than they, and what is bound to them is younger
 //

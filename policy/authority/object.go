@@ -24,6 +24,7 @@ const (
 	KindRelease    Kind = "release"
 	KindRevocation Kind = "revocation"
 	KindBeacon     Kind = "beacon"
+	KindRollback   Kind = "rollback"
 )
 
 // kinds lists every kind with its statement type.
@@ -33,6 +34,7 @@ var kinds = map[Kind]statement.Type{
 	KindRelease:    {Name: "release", Version: 1},
 	KindRevocation: {Name: "revocation", Version: 1},
 	KindBeacon:     {Name: "beacon", Version: 2},
+	KindRollback:   {Name: "rollback", Version: 1},
 }
 
 var (
@@ -177,6 +179,11 @@ func parse(payload []byte, td spiffeid.TrustDomain) (o Object, err error) {
 		var b Beacon
 		if b, err = parseBeacon(o.Body); err == nil {
 			err = b.belongs(o)
+		}
+	case KindRollback:
+		var r Rollback
+		if r, err = parseRollback(o.Body); err == nil {
+			err = aboutAccused(o, r.Origin, td)
 		}
 	default:
 		err = fmt.Errorf("%w: kind %q", ErrMalformed, w.Kind)

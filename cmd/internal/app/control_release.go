@@ -84,7 +84,7 @@ func (h handler) decidable(id string) (quarantine.Case, error) {
 
 // unsigned says why the authority did not sign what it was asked to.
 func (h handler) unsigned(err error) error {
-	for _, refusal := range []error{authority.ErrRepeat, authority.ErrRevoked, authority.ErrOwnNode, authority.ErrForeign} {
+	for _, refusal := range []error{authority.ErrRepeat, authority.ErrRevoked, authority.ErrOwnNode, authority.ErrForeign, authority.ErrPlace} {
 		if errors.Is(err, refusal) {
 			return h.coded(connect.CodeFailedPrecondition, err)
 		}

@@ -209,6 +209,8 @@ func (a *App) onObject(raw []byte) {
 		err = a.standing.release(raw)
 	case authority.KindRevocation:
 		err = a.standing.revocation(raw)
+	case authority.KindRollback:
+		err = a.rollback(s.Name)
 	}
 	if err != nil {
 		a.log.Debug("authority object", "kind", s.Kind, "name", s.Name, "err", err)

@@ -218,9 +218,15 @@ var policies = []Entry{
 	},
 	{
 		Code: "BW7071", Is: authority.ErrOwnNode, Exit: Denied,
-		Title:   "The authority does not revoke its own node",
-		Meaning: "With its node revoked nobody would be left to speak for the region, and nobody could undo it. Nothing was signed.",
+		Title:   "The authority does not revoke or roll back its own node",
+		Meaning: "With its node revoked nobody would be left to speak for the region; with its records hidden nobody would hear it, and nobody could undo either. Nothing was signed.",
 		Fix:     "Make another node the region's authority first: move the folder of authority.keys, and its state, to it.",
+	},
+	{
+		Code: "BW7072", Is: authority.ErrPlace,
+		Title:   "There is no such place to roll back to",
+		Meaning: "A rollback names a record that is held and has others after it, in an epoch that the node was given. What a snapshot has superseded is gone, so nobody could show it. Nothing was signed.",
+		Fix:     "The message says which records are held. bailiwick describe KEY tells where a key was written; --epoch chooses an earlier epoch.",
 	},
 	{
 		Code: "BW7035", Is: schema.ErrSchema,

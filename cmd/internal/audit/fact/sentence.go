@@ -33,7 +33,7 @@ var phrases = map[string]string{
 	trail.StateRefuse.Name():       "refused record {seq} of {origin} from {relay}: {why}[, key {key}][: {detail}]",
 	trail.PeerFinding.Name():       "verified evidence against {accused}: {class}, epoch {epoch}, proof {digest}[, carried by {carried_by}]",
 	trail.PeerStanding.Name():      "{id} went from {from} to {to}[: {reason}]",
-	trail.PeerRelease.Name():       "[{release} was released, from epoch {epoch}: {reason}][, {repeat}][{revocation} was revoked: {reason}]",
+	trail.PeerRelease.Name():       "[{release} was released, from epoch {epoch}: {reason}][, {repeat}][{revocation} was revoked: {reason}][the state of {rollback} went back to {to}: {reason}]",
 	trail.PeerAppeal.Name():        "{appeal} appeals: {note}[, its machine {machine} quoted afresh before {by}]",
 	trail.AdminAction.Name():       "{action}[ by uid {uid}][ ({caller})][, rule {rule}][, decision {decision}]",
 	trail.PayloadErase.Name():      "erased what decisions were about[, of {subject}][, of data class {class}][, of kind {kind}][, before {before}]: {keys} keys, by {by}: {reason}; erasure {erasure}",

@@ -31,6 +31,8 @@ func TestSentences(t *testing.T) {
 		{trail.PeerRelease, map[string]any{"release": "spiffe://e.example/node/a", "epoch": uint64(5), "reason": "a copy ran", "repeat": "not for the first time"},
 			"spiffe://e.example/node/a was released, from epoch 5: a copy ran, not for the first time"},
 		{trail.PeerRelease, map[string]any{"revocation": "spiffe://e.example/node/a", "reason": "stolen"}, "spiffe://e.example/node/a was revoked: stolen"},
+		{trail.PeerRelease, map[string]any{"rollback": "spiffe://e.example/node/a", "to": "record 40 of epoch 2, until epoch 4", "reason": "a bad push"},
+			"the state of spiffe://e.example/node/a went back to record 40 of epoch 2, until epoch 4: a bad push"},
 		{trail.PeerAppeal, map[string]any{"appeal": "spiffe://e.example/node/a", "note": "a copy ran"}, "spiffe://e.example/node/a appeals: a copy ran"},
 	} {
 		if got := sentence(c.kind.Name(), c.body); got != c.want {

@@ -45,6 +45,8 @@ const (
 	ControlReleaseProcedure = "/bailiwick.control.v1.Control/Release"
 	// ControlAppealProcedure is the fully-qualified name of the Control's Appeal RPC.
 	ControlAppealProcedure = "/bailiwick.control.v1.Control/Appeal"
+	// ControlRollbackProcedure is the fully-qualified name of the Control's Rollback RPC.
+	ControlRollbackProcedure = "/bailiwick.control.v1.Control/Rollback"
 	// ControlRevokeProcedure is the fully-qualified name of the Control's Revoke RPC.
 	ControlRevokeProcedure = "/bailiwick.control.v1.Control/Revoke"
 	// ControlWhyProcedure is the fully-qualified name of the Control's Why RPC.
@@ -101,6 +103,9 @@ type ControlClient interface {
 	// Appeal has this node prove its machine anew and say to its authority why it is sound,
 	// when it is quarantined.
 	Appeal(context.Context, *AppealRequest) (*AppealResponse, error)
+	// Rollback hides what a node wrote after a record, until it writes in a new epoch. Only the
+	// region's authority can.
+	Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error)
 	// Revoke ends a node's identity for good. Only the region's authority can.
 	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// Why returns one recorded decision, and explains it by the policy in force.
@@ -195,6 +200,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			httpClient,
 			baseURL+ControlAppealProcedure,
 			connect.WithSchema(controlMethods.ByName("Appeal")),
+			connect.WithClientOptions(opts...),
+		),
+		rollback: connect.NewClient[RollbackRequest, RollbackResponse](
+			httpClient,
+			baseURL+ControlRollbackProcedure,
+			connect.WithSchema(controlMethods.ByName("Rollback")),
 			connect.WithClientOptions(opts...),
 		),
 		revoke: connect.NewClient[RevokeRequest, RevokeResponse](
@@ -327,6 +338,7 @@ type controlClient struct {
 	showCase         *connect.Client[ShowCaseRequest, ShowCaseResponse]
 	release          *connect.Client[ReleaseRequest, ReleaseResponse]
 	appeal           *connect.Client[AppealRequest, AppealResponse]
+	rollback         *connect.Client[RollbackRequest, RollbackResponse]
 	revoke           *connect.Client[RevokeRequest, RevokeResponse]
 	why              *connect.Client[WhyRequest, WhyResponse]
 	sealDecisions    *connect.Client[SealDecisionsRequest, SealDecisionsResponse]
@@ -388,6 +400,15 @@ func (c *controlClient) Release(ctx context.Context, req *ReleaseRequest) (*Rele
 // Appeal calls bailiwick.control.v1.Control.Appeal.
 func (c *controlClient) Appeal(ctx context.Context, req *AppealRequest) (*AppealResponse, error) {
 	response, err := c.appeal.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Rollback calls bailiwick.control.v1.Control.Rollback.
+func (c *controlClient) Rollback(ctx context.Context, req *RollbackRequest) (*RollbackResponse, error) {
+	response, err := c.rollback.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -587,6 +608,9 @@ type ControlHandler interface {
 	// Appeal has this node prove its machine anew and say to its authority why it is sound,
 	// when it is quarantined.
 	Appeal(context.Context, *AppealRequest) (*AppealResponse, error)
+	// Rollback hides what a node wrote after a record, until it writes in a new epoch. Only the
+	// region's authority can.
+	Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error)
 	// Revoke ends a node's identity for good. Only the region's authority can.
 	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// Why returns one recorded decision, and explains it by the policy in force.
@@ -677,6 +701,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlAppealProcedure,
 		svc.Appeal,
 		connect.WithSchema(controlMethods.ByName("Appeal")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlRollbackHandler := connect.NewUnaryHandlerSimple(
+		ControlRollbackProcedure,
+		svc.Rollback,
+		connect.WithSchema(controlMethods.ByName("Rollback")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlRevokeHandler := connect.NewUnaryHandlerSimple(
@@ -811,6 +841,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlReleaseHandler.ServeHTTP(w, r)
 		case ControlAppealProcedure:
 			controlAppealHandler.ServeHTTP(w, r)
+		case ControlRollbackProcedure:
+			controlRollbackHandler.ServeHTTP(w, r)
 		case ControlRevokeProcedure:
 			controlRevokeHandler.ServeHTTP(w, r)
 		case ControlWhyProcedure:
@@ -878,6 +910,10 @@ func (UnimplementedControlHandler) Release(context.Context, *ReleaseRequest) (*R
 
 func (UnimplementedControlHandler) Appeal(context.Context, *AppealRequest) (*AppealResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.Appeal is not implemented"))
+}
+
+func (UnimplementedControlHandler) Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.Rollback is not implemented"))
 }
 
 func (UnimplementedControlHandler) Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error) {

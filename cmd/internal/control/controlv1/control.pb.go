@@ -3008,6 +3008,134 @@ func (x *AppealResponse) GetView() *View {
 	return nil
 }
 
+type RollbackRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"` // a case, or the SPIFFE ID of a node
+	To            uint64                 `protobuf:"varint,2,opt,name=to,proto3" json:"to,omitempty"`        // the last record that counts; 0: none of the epoch
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`  // of it; 0: the newest that has records
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackRequest) Reset() {
+	*x = RollbackRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackRequest) ProtoMessage() {}
+
+func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
+func (*RollbackRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *RollbackRequest) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *RollbackRequest) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *RollbackRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *RollbackRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type RollbackResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Origin        string                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"` // SPIFFE ID
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RollbackResponse) Reset() {
+	*x = RollbackResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RollbackResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RollbackResponse) ProtoMessage() {}
+
+func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
+func (*RollbackResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *RollbackResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *RollbackResponse) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *RollbackResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
 type RevokeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // a case, or the SPIFFE ID of a node
@@ -3018,7 +3146,7 @@ type RevokeRequest struct {
 
 func (x *RevokeRequest) Reset() {
 	*x = RevokeRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3158,7 @@ func (x *RevokeRequest) String() string {
 func (*RevokeRequest) ProtoMessage() {}
 
 func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3171,7 @@ func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{37}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RevokeRequest) GetId() string {
@@ -3071,7 +3199,7 @@ type RevokeResponse struct {
 
 func (x *RevokeResponse) Reset() {
 	*x = RevokeResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3083,7 +3211,7 @@ func (x *RevokeResponse) String() string {
 func (*RevokeResponse) ProtoMessage() {}
 
 func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3096,7 +3224,7 @@ func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{38}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RevokeResponse) GetView() *View {
@@ -3129,7 +3257,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3141,7 +3269,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3154,7 +3282,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{39}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WhyRequest) GetId() string {
@@ -3177,7 +3305,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3189,7 +3317,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3202,7 +3330,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{40}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WhyResponse) GetView() *View {
@@ -3248,7 +3376,7 @@ type SealDecisionsRequest struct {
 
 func (x *SealDecisionsRequest) Reset() {
 	*x = SealDecisionsRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3260,7 +3388,7 @@ func (x *SealDecisionsRequest) String() string {
 func (*SealDecisionsRequest) ProtoMessage() {}
 
 func (x *SealDecisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3273,7 +3401,7 @@ func (x *SealDecisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealDecisionsRequest.ProtoReflect.Descriptor instead.
 func (*SealDecisionsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{41}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{43}
 }
 
 type SealDecisionsResponse struct {
@@ -3286,7 +3414,7 @@ type SealDecisionsResponse struct {
 
 func (x *SealDecisionsResponse) Reset() {
 	*x = SealDecisionsResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3298,7 +3426,7 @@ func (x *SealDecisionsResponse) String() string {
 func (*SealDecisionsResponse) ProtoMessage() {}
 
 func (x *SealDecisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3311,7 +3439,7 @@ func (x *SealDecisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealDecisionsResponse.ProtoReflect.Descriptor instead.
 func (*SealDecisionsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{42}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *SealDecisionsResponse) GetView() *View {
@@ -3341,7 +3469,7 @@ type ErasePayloadsRequest struct {
 
 func (x *ErasePayloadsRequest) Reset() {
 	*x = ErasePayloadsRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3353,7 +3481,7 @@ func (x *ErasePayloadsRequest) String() string {
 func (*ErasePayloadsRequest) ProtoMessage() {}
 
 func (x *ErasePayloadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3366,7 +3494,7 @@ func (x *ErasePayloadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasePayloadsRequest.ProtoReflect.Descriptor instead.
 func (*ErasePayloadsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{43}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ErasePayloadsRequest) GetSubject() string {
@@ -3416,7 +3544,7 @@ type ErasePayloadsResponse struct {
 
 func (x *ErasePayloadsResponse) Reset() {
 	*x = ErasePayloadsResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3428,7 +3556,7 @@ func (x *ErasePayloadsResponse) String() string {
 func (*ErasePayloadsResponse) ProtoMessage() {}
 
 func (x *ErasePayloadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3441,7 +3569,7 @@ func (x *ErasePayloadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasePayloadsResponse.ProtoReflect.Descriptor instead.
 func (*ErasePayloadsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{44}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ErasePayloadsResponse) GetView() *View {
@@ -3493,7 +3621,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3505,7 +3633,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3518,7 +3646,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{45}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Decision) GetId() string {
@@ -3623,7 +3751,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3635,7 +3763,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3648,7 +3776,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{46}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Verdict) GetLevel() string {
@@ -3681,7 +3809,7 @@ type ListAttestationsRequest struct {
 
 func (x *ListAttestationsRequest) Reset() {
 	*x = ListAttestationsRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3693,7 +3821,7 @@ func (x *ListAttestationsRequest) String() string {
 func (*ListAttestationsRequest) ProtoMessage() {}
 
 func (x *ListAttestationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3706,7 +3834,7 @@ func (x *ListAttestationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttestationsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttestationsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{47}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ListAttestationsRequest) GetNode() string {
@@ -3726,7 +3854,7 @@ type ListAttestationsResponse struct {
 
 func (x *ListAttestationsResponse) Reset() {
 	*x = ListAttestationsResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3738,7 +3866,7 @@ func (x *ListAttestationsResponse) String() string {
 func (*ListAttestationsResponse) ProtoMessage() {}
 
 func (x *ListAttestationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3751,7 +3879,7 @@ func (x *ListAttestationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttestationsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttestationsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{48}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListAttestationsResponse) GetView() *View {
@@ -3793,7 +3921,7 @@ type NodeAttestation struct {
 
 func (x *NodeAttestation) Reset() {
 	*x = NodeAttestation{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3805,7 +3933,7 @@ func (x *NodeAttestation) String() string {
 func (*NodeAttestation) ProtoMessage() {}
 
 func (x *NodeAttestation) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3818,7 +3946,7 @@ func (x *NodeAttestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAttestation.ProtoReflect.Descriptor instead.
 func (*NodeAttestation) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{49}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *NodeAttestation) GetSpiffeId() string {
@@ -3942,7 +4070,7 @@ type Digests struct {
 
 func (x *Digests) Reset() {
 	*x = Digests{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3954,7 +4082,7 @@ func (x *Digests) String() string {
 func (*Digests) ProtoMessage() {}
 
 func (x *Digests) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3967,7 +4095,7 @@ func (x *Digests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digests.ProtoReflect.Descriptor instead.
 func (*Digests) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{50}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Digests) GetSha256() []string {
@@ -3994,7 +4122,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4006,7 +4134,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4019,7 +4147,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{51}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Check) GetRule() string {
@@ -4086,7 +4214,7 @@ type AttestRequest struct {
 
 func (x *AttestRequest) Reset() {
 	*x = AttestRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4098,7 +4226,7 @@ func (x *AttestRequest) String() string {
 func (*AttestRequest) ProtoMessage() {}
 
 func (x *AttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4111,7 +4239,7 @@ func (x *AttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestRequest.ProtoReflect.Descriptor instead.
 func (*AttestRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{52}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{54}
 }
 
 type AttestResponse struct {
@@ -4127,7 +4255,7 @@ type AttestResponse struct {
 
 func (x *AttestResponse) Reset() {
 	*x = AttestResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4139,7 +4267,7 @@ func (x *AttestResponse) String() string {
 func (*AttestResponse) ProtoMessage() {}
 
 func (x *AttestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4152,7 +4280,7 @@ func (x *AttestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestResponse.ProtoReflect.Descriptor instead.
 func (*AttestResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{53}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *AttestResponse) GetView() *View {
@@ -4198,7 +4326,7 @@ type ListEntriesRequest struct {
 
 func (x *ListEntriesRequest) Reset() {
 	*x = ListEntriesRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4210,7 +4338,7 @@ func (x *ListEntriesRequest) String() string {
 func (*ListEntriesRequest) ProtoMessage() {}
 
 func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4223,7 +4351,7 @@ func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{54}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{56}
 }
 
 type ListEntriesResponse struct {
@@ -4236,7 +4364,7 @@ type ListEntriesResponse struct {
 
 func (x *ListEntriesResponse) Reset() {
 	*x = ListEntriesResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4248,7 +4376,7 @@ func (x *ListEntriesResponse) String() string {
 func (*ListEntriesResponse) ProtoMessage() {}
 
 func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4261,7 +4389,7 @@ func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{55}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *ListEntriesResponse) GetView() *View {
@@ -4300,7 +4428,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4312,7 +4440,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4325,7 +4453,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{56}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *Entry) GetId() string {
@@ -4430,7 +4558,7 @@ type ApplyEntriesRequest struct {
 
 func (x *ApplyEntriesRequest) Reset() {
 	*x = ApplyEntriesRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4442,7 +4570,7 @@ func (x *ApplyEntriesRequest) String() string {
 func (*ApplyEntriesRequest) ProtoMessage() {}
 
 func (x *ApplyEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4455,7 +4583,7 @@ func (x *ApplyEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ApplyEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{57}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ApplyEntriesRequest) GetEntries() []*Entry {
@@ -4491,7 +4619,7 @@ type ApplyEntriesResponse struct {
 
 func (x *ApplyEntriesResponse) Reset() {
 	*x = ApplyEntriesResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4503,7 +4631,7 @@ func (x *ApplyEntriesResponse) String() string {
 func (*ApplyEntriesResponse) ProtoMessage() {}
 
 func (x *ApplyEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4516,7 +4644,7 @@ func (x *ApplyEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ApplyEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{58}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ApplyEntriesResponse) GetView() *View {
@@ -4558,7 +4686,7 @@ type EntryChange struct {
 
 func (x *EntryChange) Reset() {
 	*x = EntryChange{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4570,7 +4698,7 @@ func (x *EntryChange) String() string {
 func (*EntryChange) ProtoMessage() {}
 
 func (x *EntryChange) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4583,7 +4711,7 @@ func (x *EntryChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryChange.ProtoReflect.Descriptor instead.
 func (*EntryChange) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{59}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *EntryChange) GetAction() string {
@@ -4617,7 +4745,7 @@ type EntryRefusal struct {
 
 func (x *EntryRefusal) Reset() {
 	*x = EntryRefusal{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4629,7 +4757,7 @@ func (x *EntryRefusal) String() string {
 func (*EntryRefusal) ProtoMessage() {}
 
 func (x *EntryRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4642,7 +4770,7 @@ func (x *EntryRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryRefusal.ProtoReflect.Descriptor instead.
 func (*EntryRefusal) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{60}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *EntryRefusal) GetIndex() uint32 {
@@ -4668,7 +4796,7 @@ type DeleteEntryRequest struct {
 
 func (x *DeleteEntryRequest) Reset() {
 	*x = DeleteEntryRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4680,7 +4808,7 @@ func (x *DeleteEntryRequest) String() string {
 func (*DeleteEntryRequest) ProtoMessage() {}
 
 func (x *DeleteEntryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4693,7 +4821,7 @@ func (x *DeleteEntryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEntryRequest.ProtoReflect.Descriptor instead.
 func (*DeleteEntryRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{61}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *DeleteEntryRequest) GetId() string {
@@ -4713,7 +4841,7 @@ type DeleteEntryResponse struct {
 
 func (x *DeleteEntryResponse) Reset() {
 	*x = DeleteEntryResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4725,7 +4853,7 @@ func (x *DeleteEntryResponse) String() string {
 func (*DeleteEntryResponse) ProtoMessage() {}
 
 func (x *DeleteEntryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4738,7 +4866,7 @@ func (x *DeleteEntryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEntryResponse.ProtoReflect.Descriptor instead.
 func (*DeleteEntryResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{62}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *DeleteEntryResponse) GetView() *View {
@@ -4763,7 +4891,7 @@ type ListTrustRequest struct {
 
 func (x *ListTrustRequest) Reset() {
 	*x = ListTrustRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4775,7 +4903,7 @@ func (x *ListTrustRequest) String() string {
 func (*ListTrustRequest) ProtoMessage() {}
 
 func (x *ListTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4788,7 +4916,7 @@ func (x *ListTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTrustRequest.ProtoReflect.Descriptor instead.
 func (*ListTrustRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{63}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{65}
 }
 
 type ListTrustResponse struct {
@@ -4801,7 +4929,7 @@ type ListTrustResponse struct {
 
 func (x *ListTrustResponse) Reset() {
 	*x = ListTrustResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4813,7 +4941,7 @@ func (x *ListTrustResponse) String() string {
 func (*ListTrustResponse) ProtoMessage() {}
 
 func (x *ListTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4826,7 +4954,7 @@ func (x *ListTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTrustResponse.ProtoReflect.Descriptor instead.
 func (*ListTrustResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{64}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListTrustResponse) GetView() *View {
@@ -4862,7 +4990,7 @@ type TrustRecord struct {
 
 func (x *TrustRecord) Reset() {
 	*x = TrustRecord{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4874,7 +5002,7 @@ func (x *TrustRecord) String() string {
 func (*TrustRecord) ProtoMessage() {}
 
 func (x *TrustRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4887,7 +5015,7 @@ func (x *TrustRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustRecord.ProtoReflect.Descriptor instead.
 func (*TrustRecord) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{65}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *TrustRecord) GetRegion() string {
@@ -4975,7 +5103,7 @@ type TrustRoot struct {
 
 func (x *TrustRoot) Reset() {
 	*x = TrustRoot{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4987,7 +5115,7 @@ func (x *TrustRoot) String() string {
 func (*TrustRoot) ProtoMessage() {}
 
 func (x *TrustRoot) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5000,7 +5128,7 @@ func (x *TrustRoot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustRoot.ProtoReflect.Descriptor instead.
 func (*TrustRoot) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{66}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *TrustRoot) GetKind() string {
@@ -5064,7 +5192,7 @@ type ExportTrustRequest struct {
 
 func (x *ExportTrustRequest) Reset() {
 	*x = ExportTrustRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5076,7 +5204,7 @@ func (x *ExportTrustRequest) String() string {
 func (*ExportTrustRequest) ProtoMessage() {}
 
 func (x *ExportTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5089,7 +5217,7 @@ func (x *ExportTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportTrustRequest.ProtoReflect.Descriptor instead.
 func (*ExportTrustRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{67}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ExportTrustRequest) GetRegion() string {
@@ -5131,7 +5259,7 @@ type ExportTrustResponse struct {
 
 func (x *ExportTrustResponse) Reset() {
 	*x = ExportTrustResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5143,7 +5271,7 @@ func (x *ExportTrustResponse) String() string {
 func (*ExportTrustResponse) ProtoMessage() {}
 
 func (x *ExportTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5156,7 +5284,7 @@ func (x *ExportTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportTrustResponse.ProtoReflect.Descriptor instead.
 func (*ExportTrustResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{68}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ExportTrustResponse) GetView() *View {
@@ -5189,7 +5317,7 @@ type ImportTrustRequest struct {
 
 func (x *ImportTrustRequest) Reset() {
 	*x = ImportTrustRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5201,7 +5329,7 @@ func (x *ImportTrustRequest) String() string {
 func (*ImportTrustRequest) ProtoMessage() {}
 
 func (x *ImportTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5214,7 +5342,7 @@ func (x *ImportTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportTrustRequest.ProtoReflect.Descriptor instead.
 func (*ImportTrustRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{69}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ImportTrustRequest) GetFile() []byte {
@@ -5234,7 +5362,7 @@ type ImportTrustResponse struct {
 
 func (x *ImportTrustResponse) Reset() {
 	*x = ImportTrustResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5246,7 +5374,7 @@ func (x *ImportTrustResponse) String() string {
 func (*ImportTrustResponse) ProtoMessage() {}
 
 func (x *ImportTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5259,7 +5387,7 @@ func (x *ImportTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportTrustResponse.ProtoReflect.Descriptor instead.
 func (*ImportTrustResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{70}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ImportTrustResponse) GetView() *View {
@@ -5286,7 +5414,7 @@ type TrustImport struct {
 
 func (x *TrustImport) Reset() {
 	*x = TrustImport{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5298,7 +5426,7 @@ func (x *TrustImport) String() string {
 func (*TrustImport) ProtoMessage() {}
 
 func (x *TrustImport) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5311,7 +5439,7 @@ func (x *TrustImport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustImport.ProtoReflect.Descriptor instead.
 func (*TrustImport) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{71}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *TrustImport) GetRecord() *TrustRecord {
@@ -5336,7 +5464,7 @@ type ExportDevIDRequest struct {
 
 func (x *ExportDevIDRequest) Reset() {
 	*x = ExportDevIDRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5348,7 +5476,7 @@ func (x *ExportDevIDRequest) String() string {
 func (*ExportDevIDRequest) ProtoMessage() {}
 
 func (x *ExportDevIDRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5361,7 +5489,7 @@ func (x *ExportDevIDRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportDevIDRequest.ProtoReflect.Descriptor instead.
 func (*ExportDevIDRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{72}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{74}
 }
 
 type ExportDevIDResponse struct {
@@ -5378,7 +5506,7 @@ type ExportDevIDResponse struct {
 
 func (x *ExportDevIDResponse) Reset() {
 	*x = ExportDevIDResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5390,7 +5518,7 @@ func (x *ExportDevIDResponse) String() string {
 func (*ExportDevIDResponse) ProtoMessage() {}
 
 func (x *ExportDevIDResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5403,7 +5531,7 @@ func (x *ExportDevIDResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportDevIDResponse.ProtoReflect.Descriptor instead.
 func (*ExportDevIDResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{73}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ExportDevIDResponse) GetView() *View {
@@ -5458,7 +5586,7 @@ type PartitionRequest struct {
 
 func (x *PartitionRequest) Reset() {
 	*x = PartitionRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5470,7 +5598,7 @@ func (x *PartitionRequest) String() string {
 func (*PartitionRequest) ProtoMessage() {}
 
 func (x *PartitionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5483,7 +5611,7 @@ func (x *PartitionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionRequest.ProtoReflect.Descriptor instead.
 func (*PartitionRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{74}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *PartitionRequest) GetTrustDomain() string {
@@ -5509,7 +5637,7 @@ type PartitionResponse struct {
 
 func (x *PartitionResponse) Reset() {
 	*x = PartitionResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5521,7 +5649,7 @@ func (x *PartitionResponse) String() string {
 func (*PartitionResponse) ProtoMessage() {}
 
 func (x *PartitionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5534,7 +5662,7 @@ func (x *PartitionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionResponse.ProtoReflect.Descriptor instead.
 func (*PartitionResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{75}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *PartitionResponse) GetView() *View {
@@ -5554,7 +5682,7 @@ type ReachRequest struct {
 
 func (x *ReachRequest) Reset() {
 	*x = ReachRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5566,7 +5694,7 @@ func (x *ReachRequest) String() string {
 func (*ReachRequest) ProtoMessage() {}
 
 func (x *ReachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5579,7 +5707,7 @@ func (x *ReachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
 func (*ReachRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{76}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ReachRequest) GetService() string {
@@ -5607,7 +5735,7 @@ type ReachResponse struct {
 
 func (x *ReachResponse) Reset() {
 	*x = ReachResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5619,7 +5747,7 @@ func (x *ReachResponse) String() string {
 func (*ReachResponse) ProtoMessage() {}
 
 func (x *ReachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5632,7 +5760,7 @@ func (x *ReachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachResponse.ProtoReflect.Descriptor instead.
 func (*ReachResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{77}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ReachResponse) GetView() *View {
@@ -5667,7 +5795,7 @@ type StartShadowRequest struct {
 
 func (x *StartShadowRequest) Reset() {
 	*x = StartShadowRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5679,7 +5807,7 @@ func (x *StartShadowRequest) String() string {
 func (*StartShadowRequest) ProtoMessage() {}
 
 func (x *StartShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5692,7 +5820,7 @@ func (x *StartShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartShadowRequest.ProtoReflect.Descriptor instead.
 func (*StartShadowRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{78}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *StartShadowRequest) GetLevels() []*ShadowLevel {
@@ -5726,7 +5854,7 @@ type ShadowLevel struct {
 
 func (x *ShadowLevel) Reset() {
 	*x = ShadowLevel{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5738,7 +5866,7 @@ func (x *ShadowLevel) String() string {
 func (*ShadowLevel) ProtoMessage() {}
 
 func (x *ShadowLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5751,7 +5879,7 @@ func (x *ShadowLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowLevel.ProtoReflect.Descriptor instead.
 func (*ShadowLevel) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{79}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ShadowLevel) GetLevel() string {
@@ -5777,7 +5905,7 @@ type GetShadowRequest struct {
 
 func (x *GetShadowRequest) Reset() {
 	*x = GetShadowRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5789,7 +5917,7 @@ func (x *GetShadowRequest) String() string {
 func (*GetShadowRequest) ProtoMessage() {}
 
 func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5802,7 +5930,7 @@ func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowRequest.ProtoReflect.Descriptor instead.
 func (*GetShadowRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{80}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *GetShadowRequest) GetCandidate() bool {
@@ -5820,7 +5948,7 @@ type StopShadowRequest struct {
 
 func (x *StopShadowRequest) Reset() {
 	*x = StopShadowRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5832,7 +5960,7 @@ func (x *StopShadowRequest) String() string {
 func (*StopShadowRequest) ProtoMessage() {}
 
 func (x *StopShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5845,7 +5973,7 @@ func (x *StopShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopShadowRequest.ProtoReflect.Descriptor instead.
 func (*StopShadowRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{81}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{83}
 }
 
 type ShadowResponse struct {
@@ -5861,7 +5989,7 @@ type ShadowResponse struct {
 
 func (x *ShadowResponse) Reset() {
 	*x = ShadowResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5873,7 +6001,7 @@ func (x *ShadowResponse) String() string {
 func (*ShadowResponse) ProtoMessage() {}
 
 func (x *ShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5886,7 +6014,7 @@ func (x *ShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowResponse.ProtoReflect.Descriptor instead.
 func (*ShadowResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{82}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ShadowResponse) GetView() *View {
@@ -5942,7 +6070,7 @@ type ShadowStatus struct {
 
 func (x *ShadowStatus) Reset() {
 	*x = ShadowStatus{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5954,7 +6082,7 @@ func (x *ShadowStatus) String() string {
 func (*ShadowStatus) ProtoMessage() {}
 
 func (x *ShadowStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5967,7 +6095,7 @@ func (x *ShadowStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowStatus.ProtoReflect.Descriptor instead.
 func (*ShadowStatus) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{83}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ShadowStatus) GetCandidate() string {
@@ -6318,7 +6446,16 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\rAppealRequest\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\tR\x04note\"@\n" +
 	"\x0eAppealResponse\x12.\n" +
-	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\"7\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\"g\n" +
+	"\x0fRollbackRequest\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x0e\n" +
+	"\x02to\x18\x02 \x01(\x04R\x02to\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"p\n" +
+	"\x10RollbackResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"7\n" +
 	"\rRevokeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"l\n" +
@@ -6557,13 +6694,14 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"passedOver\x12\x14\n" +
 	"\x05ended\x18\t \x01(\tR\x05ended\x12\x16\n" +
 	"\x06signed\x18\n" +
-	" \x01(\bR\x06signed2\xd2\x12\n" +
+	" \x01(\bR\x06signed2\xad\x13\n" +
 	"\aControl\x12S\n" +
 	"\x06Status\x12#.bailiwick.control.v1.StatusRequest\x1a$.bailiwick.control.v1.StatusResponse\x12\\\n" +
 	"\tListCases\x12&.bailiwick.control.v1.ListCasesRequest\x1a'.bailiwick.control.v1.ListCasesResponse\x12Y\n" +
 	"\bShowCase\x12%.bailiwick.control.v1.ShowCaseRequest\x1a&.bailiwick.control.v1.ShowCaseResponse\x12V\n" +
 	"\aRelease\x12$.bailiwick.control.v1.ReleaseRequest\x1a%.bailiwick.control.v1.ReleaseResponse\x12S\n" +
-	"\x06Appeal\x12#.bailiwick.control.v1.AppealRequest\x1a$.bailiwick.control.v1.AppealResponse\x12S\n" +
+	"\x06Appeal\x12#.bailiwick.control.v1.AppealRequest\x1a$.bailiwick.control.v1.AppealResponse\x12Y\n" +
+	"\bRollback\x12%.bailiwick.control.v1.RollbackRequest\x1a&.bailiwick.control.v1.RollbackResponse\x12S\n" +
 	"\x06Revoke\x12#.bailiwick.control.v1.RevokeRequest\x1a$.bailiwick.control.v1.RevokeResponse\x12J\n" +
 	"\x03Why\x12 .bailiwick.control.v1.WhyRequest\x1a!.bailiwick.control.v1.WhyResponse\x12h\n" +
 	"\rSealDecisions\x12*.bailiwick.control.v1.SealDecisionsRequest\x1a+.bailiwick.control.v1.SealDecisionsResponse\x12h\n" +
@@ -6598,7 +6736,7 @@ func file_cmd_internal_control_controlv1_control_proto_rawDescGZIP() []byte {
 	return file_cmd_internal_control_controlv1_control_proto_rawDescData
 }
 
-var file_cmd_internal_control_controlv1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 88)
+var file_cmd_internal_control_controlv1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
 var file_cmd_internal_control_controlv1_control_proto_goTypes = []any{
 	(*View)(nil),                     // 0: bailiwick.control.v1.View
 	(*Debt)(nil),                     // 1: bailiwick.control.v1.Debt
@@ -6637,64 +6775,66 @@ var file_cmd_internal_control_controlv1_control_proto_goTypes = []any{
 	(*ReleaseResponse)(nil),          // 34: bailiwick.control.v1.ReleaseResponse
 	(*AppealRequest)(nil),            // 35: bailiwick.control.v1.AppealRequest
 	(*AppealResponse)(nil),           // 36: bailiwick.control.v1.AppealResponse
-	(*RevokeRequest)(nil),            // 37: bailiwick.control.v1.RevokeRequest
-	(*RevokeResponse)(nil),           // 38: bailiwick.control.v1.RevokeResponse
-	(*WhyRequest)(nil),               // 39: bailiwick.control.v1.WhyRequest
-	(*WhyResponse)(nil),              // 40: bailiwick.control.v1.WhyResponse
-	(*SealDecisionsRequest)(nil),     // 41: bailiwick.control.v1.SealDecisionsRequest
-	(*SealDecisionsResponse)(nil),    // 42: bailiwick.control.v1.SealDecisionsResponse
-	(*ErasePayloadsRequest)(nil),     // 43: bailiwick.control.v1.ErasePayloadsRequest
-	(*ErasePayloadsResponse)(nil),    // 44: bailiwick.control.v1.ErasePayloadsResponse
-	(*Decision)(nil),                 // 45: bailiwick.control.v1.Decision
-	(*Verdict)(nil),                  // 46: bailiwick.control.v1.Verdict
-	(*ListAttestationsRequest)(nil),  // 47: bailiwick.control.v1.ListAttestationsRequest
-	(*ListAttestationsResponse)(nil), // 48: bailiwick.control.v1.ListAttestationsResponse
-	(*NodeAttestation)(nil),          // 49: bailiwick.control.v1.NodeAttestation
-	(*Digests)(nil),                  // 50: bailiwick.control.v1.Digests
-	(*Check)(nil),                    // 51: bailiwick.control.v1.Check
-	(*AttestRequest)(nil),            // 52: bailiwick.control.v1.AttestRequest
-	(*AttestResponse)(nil),           // 53: bailiwick.control.v1.AttestResponse
-	(*ListEntriesRequest)(nil),       // 54: bailiwick.control.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil),      // 55: bailiwick.control.v1.ListEntriesResponse
-	(*Entry)(nil),                    // 56: bailiwick.control.v1.Entry
-	(*ApplyEntriesRequest)(nil),      // 57: bailiwick.control.v1.ApplyEntriesRequest
-	(*ApplyEntriesResponse)(nil),     // 58: bailiwick.control.v1.ApplyEntriesResponse
-	(*EntryChange)(nil),              // 59: bailiwick.control.v1.EntryChange
-	(*EntryRefusal)(nil),             // 60: bailiwick.control.v1.EntryRefusal
-	(*DeleteEntryRequest)(nil),       // 61: bailiwick.control.v1.DeleteEntryRequest
-	(*DeleteEntryResponse)(nil),      // 62: bailiwick.control.v1.DeleteEntryResponse
-	(*ListTrustRequest)(nil),         // 63: bailiwick.control.v1.ListTrustRequest
-	(*ListTrustResponse)(nil),        // 64: bailiwick.control.v1.ListTrustResponse
-	(*TrustRecord)(nil),              // 65: bailiwick.control.v1.TrustRecord
-	(*TrustRoot)(nil),                // 66: bailiwick.control.v1.TrustRoot
-	(*ExportTrustRequest)(nil),       // 67: bailiwick.control.v1.ExportTrustRequest
-	(*ExportTrustResponse)(nil),      // 68: bailiwick.control.v1.ExportTrustResponse
-	(*ImportTrustRequest)(nil),       // 69: bailiwick.control.v1.ImportTrustRequest
-	(*ImportTrustResponse)(nil),      // 70: bailiwick.control.v1.ImportTrustResponse
-	(*TrustImport)(nil),              // 71: bailiwick.control.v1.TrustImport
-	(*ExportDevIDRequest)(nil),       // 72: bailiwick.control.v1.ExportDevIDRequest
-	(*ExportDevIDResponse)(nil),      // 73: bailiwick.control.v1.ExportDevIDResponse
-	(*PartitionRequest)(nil),         // 74: bailiwick.control.v1.PartitionRequest
-	(*PartitionResponse)(nil),        // 75: bailiwick.control.v1.PartitionResponse
-	(*ReachRequest)(nil),             // 76: bailiwick.control.v1.ReachRequest
-	(*ReachResponse)(nil),            // 77: bailiwick.control.v1.ReachResponse
-	(*StartShadowRequest)(nil),       // 78: bailiwick.control.v1.StartShadowRequest
-	(*ShadowLevel)(nil),              // 79: bailiwick.control.v1.ShadowLevel
-	(*GetShadowRequest)(nil),         // 80: bailiwick.control.v1.GetShadowRequest
-	(*StopShadowRequest)(nil),        // 81: bailiwick.control.v1.StopShadowRequest
-	(*ShadowResponse)(nil),           // 82: bailiwick.control.v1.ShadowResponse
-	(*ShadowStatus)(nil),             // 83: bailiwick.control.v1.ShadowStatus
-	nil,                              // 84: bailiwick.control.v1.Debt.RegionsEntry
-	nil,                              // 85: bailiwick.control.v1.RegionSummary.NodesEntry
-	nil,                              // 86: bailiwick.control.v1.NodeAttestation.PcrsEntry
-	nil,                              // 87: bailiwick.control.v1.NodeAttestation.DigestsEntry
-	(*timestamppb.Timestamp)(nil),    // 88: google.protobuf.Timestamp
+	(*RollbackRequest)(nil),          // 37: bailiwick.control.v1.RollbackRequest
+	(*RollbackResponse)(nil),         // 38: bailiwick.control.v1.RollbackResponse
+	(*RevokeRequest)(nil),            // 39: bailiwick.control.v1.RevokeRequest
+	(*RevokeResponse)(nil),           // 40: bailiwick.control.v1.RevokeResponse
+	(*WhyRequest)(nil),               // 41: bailiwick.control.v1.WhyRequest
+	(*WhyResponse)(nil),              // 42: bailiwick.control.v1.WhyResponse
+	(*SealDecisionsRequest)(nil),     // 43: bailiwick.control.v1.SealDecisionsRequest
+	(*SealDecisionsResponse)(nil),    // 44: bailiwick.control.v1.SealDecisionsResponse
+	(*ErasePayloadsRequest)(nil),     // 45: bailiwick.control.v1.ErasePayloadsRequest
+	(*ErasePayloadsResponse)(nil),    // 46: bailiwick.control.v1.ErasePayloadsResponse
+	(*Decision)(nil),                 // 47: bailiwick.control.v1.Decision
+	(*Verdict)(nil),                  // 48: bailiwick.control.v1.Verdict
+	(*ListAttestationsRequest)(nil),  // 49: bailiwick.control.v1.ListAttestationsRequest
+	(*ListAttestationsResponse)(nil), // 50: bailiwick.control.v1.ListAttestationsResponse
+	(*NodeAttestation)(nil),          // 51: bailiwick.control.v1.NodeAttestation
+	(*Digests)(nil),                  // 52: bailiwick.control.v1.Digests
+	(*Check)(nil),                    // 53: bailiwick.control.v1.Check
+	(*AttestRequest)(nil),            // 54: bailiwick.control.v1.AttestRequest
+	(*AttestResponse)(nil),           // 55: bailiwick.control.v1.AttestResponse
+	(*ListEntriesRequest)(nil),       // 56: bailiwick.control.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),      // 57: bailiwick.control.v1.ListEntriesResponse
+	(*Entry)(nil),                    // 58: bailiwick.control.v1.Entry
+	(*ApplyEntriesRequest)(nil),      // 59: bailiwick.control.v1.ApplyEntriesRequest
+	(*ApplyEntriesResponse)(nil),     // 60: bailiwick.control.v1.ApplyEntriesResponse
+	(*EntryChange)(nil),              // 61: bailiwick.control.v1.EntryChange
+	(*EntryRefusal)(nil),             // 62: bailiwick.control.v1.EntryRefusal
+	(*DeleteEntryRequest)(nil),       // 63: bailiwick.control.v1.DeleteEntryRequest
+	(*DeleteEntryResponse)(nil),      // 64: bailiwick.control.v1.DeleteEntryResponse
+	(*ListTrustRequest)(nil),         // 65: bailiwick.control.v1.ListTrustRequest
+	(*ListTrustResponse)(nil),        // 66: bailiwick.control.v1.ListTrustResponse
+	(*TrustRecord)(nil),              // 67: bailiwick.control.v1.TrustRecord
+	(*TrustRoot)(nil),                // 68: bailiwick.control.v1.TrustRoot
+	(*ExportTrustRequest)(nil),       // 69: bailiwick.control.v1.ExportTrustRequest
+	(*ExportTrustResponse)(nil),      // 70: bailiwick.control.v1.ExportTrustResponse
+	(*ImportTrustRequest)(nil),       // 71: bailiwick.control.v1.ImportTrustRequest
+	(*ImportTrustResponse)(nil),      // 72: bailiwick.control.v1.ImportTrustResponse
+	(*TrustImport)(nil),              // 73: bailiwick.control.v1.TrustImport
+	(*ExportDevIDRequest)(nil),       // 74: bailiwick.control.v1.ExportDevIDRequest
+	(*ExportDevIDResponse)(nil),      // 75: bailiwick.control.v1.ExportDevIDResponse
+	(*PartitionRequest)(nil),         // 76: bailiwick.control.v1.PartitionRequest
+	(*PartitionResponse)(nil),        // 77: bailiwick.control.v1.PartitionResponse
+	(*ReachRequest)(nil),             // 78: bailiwick.control.v1.ReachRequest
+	(*ReachResponse)(nil),            // 79: bailiwick.control.v1.ReachResponse
+	(*StartShadowRequest)(nil),       // 80: bailiwick.control.v1.StartShadowRequest
+	(*ShadowLevel)(nil),              // 81: bailiwick.control.v1.ShadowLevel
+	(*GetShadowRequest)(nil),         // 82: bailiwick.control.v1.GetShadowRequest
+	(*StopShadowRequest)(nil),        // 83: bailiwick.control.v1.StopShadowRequest
+	(*ShadowResponse)(nil),           // 84: bailiwick.control.v1.ShadowResponse
+	(*ShadowStatus)(nil),             // 85: bailiwick.control.v1.ShadowStatus
+	nil,                              // 86: bailiwick.control.v1.Debt.RegionsEntry
+	nil,                              // 87: bailiwick.control.v1.RegionSummary.NodesEntry
+	nil,                              // 88: bailiwick.control.v1.NodeAttestation.PcrsEntry
+	nil,                              // 89: bailiwick.control.v1.NodeAttestation.DigestsEntry
+	(*timestamppb.Timestamp)(nil),    // 90: google.protobuf.Timestamp
 }
 var file_cmd_internal_control_controlv1_control_proto_depIdxs = []int32{
-	88,  // 0: bailiwick.control.v1.View.as_of:type_name -> google.protobuf.Timestamp
+	90,  // 0: bailiwick.control.v1.View.as_of:type_name -> google.protobuf.Timestamp
 	1,   // 1: bailiwick.control.v1.View.debt:type_name -> bailiwick.control.v1.Debt
 	3,   // 2: bailiwick.control.v1.View.lease:type_name -> bailiwick.control.v1.Lease
-	84,  // 3: bailiwick.control.v1.Debt.regions:type_name -> bailiwick.control.v1.Debt.RegionsEntry
+	86,  // 3: bailiwick.control.v1.Debt.regions:type_name -> bailiwick.control.v1.Debt.RegionsEntry
 	0,   // 4: bailiwick.control.v1.StatusResponse.view:type_name -> bailiwick.control.v1.View
 	6,   // 5: bailiwick.control.v1.StatusResponse.self:type_name -> bailiwick.control.v1.NodeStatus
 	25,  // 6: bailiwick.control.v1.StatusResponse.peers:type_name -> bailiwick.control.v1.PeerStatus
@@ -6704,148 +6844,151 @@ var file_cmd_internal_control_controlv1_control_proto_depIdxs = []int32{
 	9,   // 10: bailiwick.control.v1.NodeStatus.feed:type_name -> bailiwick.control.v1.Feed
 	10,  // 11: bailiwick.control.v1.NodeStatus.policy:type_name -> bailiwick.control.v1.Policy
 	21,  // 12: bailiwick.control.v1.NodeStatus.trail:type_name -> bailiwick.control.v1.Trail
-	88,  // 13: bailiwick.control.v1.Identity.svid_expires:type_name -> google.protobuf.Timestamp
-	88,  // 14: bailiwick.control.v1.Identity.epoch_expires:type_name -> google.protobuf.Timestamp
+	90,  // 13: bailiwick.control.v1.Identity.svid_expires:type_name -> google.protobuf.Timestamp
+	90,  // 14: bailiwick.control.v1.Identity.epoch_expires:type_name -> google.protobuf.Timestamp
 	8,   // 15: bailiwick.control.v1.Identity.attestation:type_name -> bailiwick.control.v1.Attestation
 	13,  // 16: bailiwick.control.v1.Policy.levels:type_name -> bailiwick.control.v1.PolicyLevel
 	14,  // 17: bailiwick.control.v1.Policy.drift:type_name -> bailiwick.control.v1.PolicyDrift
 	15,  // 18: bailiwick.control.v1.Policy.waiting:type_name -> bailiwick.control.v1.SignedPolicy
 	15,  // 19: bailiwick.control.v1.Policy.refused:type_name -> bailiwick.control.v1.SignedPolicy
-	83,  // 20: bailiwick.control.v1.Policy.shadow:type_name -> bailiwick.control.v1.ShadowStatus
+	85,  // 20: bailiwick.control.v1.Policy.shadow:type_name -> bailiwick.control.v1.ShadowStatus
 	12,  // 21: bailiwick.control.v1.Policy.rollouts:type_name -> bailiwick.control.v1.Rollout
 	11,  // 22: bailiwick.control.v1.Policy.decisions:type_name -> bailiwick.control.v1.DecisionLog
-	88,  // 23: bailiwick.control.v1.Rollout.since:type_name -> google.protobuf.Timestamp
-	88,  // 24: bailiwick.control.v1.PolicyLevel.not_after:type_name -> google.protobuf.Timestamp
-	88,  // 25: bailiwick.control.v1.SignedPolicy.not_before:type_name -> google.protobuf.Timestamp
-	88,  // 26: bailiwick.control.v1.SignedPolicy.not_after:type_name -> google.protobuf.Timestamp
+	90,  // 23: bailiwick.control.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	90,  // 24: bailiwick.control.v1.PolicyLevel.not_after:type_name -> google.protobuf.Timestamp
+	90,  // 25: bailiwick.control.v1.SignedPolicy.not_before:type_name -> google.protobuf.Timestamp
+	90,  // 26: bailiwick.control.v1.SignedPolicy.not_after:type_name -> google.protobuf.Timestamp
 	0,   // 27: bailiwick.control.v1.ListPoliciesResponse.view:type_name -> bailiwick.control.v1.View
 	15,  // 28: bailiwick.control.v1.ListPoliciesResponse.items:type_name -> bailiwick.control.v1.SignedPolicy
 	16,  // 29: bailiwick.control.v1.ListPoliciesResponse.nodes:type_name -> bailiwick.control.v1.NodePolicy
 	0,   // 30: bailiwick.control.v1.PublishPolicyResponse.view:type_name -> bailiwick.control.v1.View
 	15,  // 31: bailiwick.control.v1.PublishPolicyResponse.policy:type_name -> bailiwick.control.v1.SignedPolicy
-	88,  // 32: bailiwick.control.v1.Trail.at:type_name -> google.protobuf.Timestamp
-	88,  // 33: bailiwick.control.v1.Trail.witnessed_at:type_name -> google.protobuf.Timestamp
+	90,  // 32: bailiwick.control.v1.Trail.at:type_name -> google.protobuf.Timestamp
+	90,  // 33: bailiwick.control.v1.Trail.witnessed_at:type_name -> google.protobuf.Timestamp
 	22,  // 34: bailiwick.control.v1.Trail.custody:type_name -> bailiwick.control.v1.Custody
 	23,  // 35: bailiwick.control.v1.Custody.custodians:type_name -> bailiwick.control.v1.Custodian
 	24,  // 36: bailiwick.control.v1.Custody.holds:type_name -> bailiwick.control.v1.HeldCopy
-	88,  // 37: bailiwick.control.v1.Custodian.heard:type_name -> google.protobuf.Timestamp
+	90,  // 37: bailiwick.control.v1.Custodian.heard:type_name -> google.protobuf.Timestamp
 	8,   // 38: bailiwick.control.v1.PeerStatus.attestation:type_name -> bailiwick.control.v1.Attestation
 	16,  // 39: bailiwick.control.v1.PeerStatus.policy:type_name -> bailiwick.control.v1.NodePolicy
-	88,  // 40: bailiwick.control.v1.RegionSummary.at:type_name -> google.protobuf.Timestamp
-	85,  // 41: bailiwick.control.v1.RegionSummary.nodes:type_name -> bailiwick.control.v1.RegionSummary.NodesEntry
+	90,  // 40: bailiwick.control.v1.RegionSummary.at:type_name -> google.protobuf.Timestamp
+	87,  // 41: bailiwick.control.v1.RegionSummary.nodes:type_name -> bailiwick.control.v1.RegionSummary.NodesEntry
 	27,  // 42: bailiwick.control.v1.RegionSummary.services:type_name -> bailiwick.control.v1.Service
 	0,   // 43: bailiwick.control.v1.ListCasesResponse.view:type_name -> bailiwick.control.v1.View
 	30,  // 44: bailiwick.control.v1.ListCasesResponse.cases:type_name -> bailiwick.control.v1.Case
-	88,  // 45: bailiwick.control.v1.Case.since:type_name -> google.protobuf.Timestamp
-	88,  // 46: bailiwick.control.v1.Case.appealed:type_name -> google.protobuf.Timestamp
+	90,  // 45: bailiwick.control.v1.Case.since:type_name -> google.protobuf.Timestamp
+	90,  // 46: bailiwick.control.v1.Case.appealed:type_name -> google.protobuf.Timestamp
 	0,   // 47: bailiwick.control.v1.ShowCaseResponse.view:type_name -> bailiwick.control.v1.View
 	30,  // 48: bailiwick.control.v1.ShowCaseResponse.case:type_name -> bailiwick.control.v1.Case
 	0,   // 49: bailiwick.control.v1.ReleaseResponse.view:type_name -> bailiwick.control.v1.View
 	0,   // 50: bailiwick.control.v1.AppealResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 51: bailiwick.control.v1.RevokeResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 52: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
-	45,  // 53: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
-	0,   // 54: bailiwick.control.v1.SealDecisionsResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 55: bailiwick.control.v1.ErasePayloadsResponse.view:type_name -> bailiwick.control.v1.View
-	88,  // 56: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
-	46,  // 57: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
-	0,   // 58: bailiwick.control.v1.ListAttestationsResponse.view:type_name -> bailiwick.control.v1.View
-	49,  // 59: bailiwick.control.v1.ListAttestationsResponse.items:type_name -> bailiwick.control.v1.NodeAttestation
-	8,   // 60: bailiwick.control.v1.NodeAttestation.attestation:type_name -> bailiwick.control.v1.Attestation
-	86,  // 61: bailiwick.control.v1.NodeAttestation.pcrs:type_name -> bailiwick.control.v1.NodeAttestation.PcrsEntry
-	87,  // 62: bailiwick.control.v1.NodeAttestation.digests:type_name -> bailiwick.control.v1.NodeAttestation.DigestsEntry
-	88,  // 63: bailiwick.control.v1.NodeAttestation.endorsement_expires:type_name -> google.protobuf.Timestamp
-	51,  // 64: bailiwick.control.v1.NodeAttestation.checks:type_name -> bailiwick.control.v1.Check
-	0,   // 65: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
-	88,  // 66: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
-	0,   // 67: bailiwick.control.v1.ListEntriesResponse.view:type_name -> bailiwick.control.v1.View
-	56,  // 68: bailiwick.control.v1.ListEntriesResponse.items:type_name -> bailiwick.control.v1.Entry
-	88,  // 69: bailiwick.control.v1.Entry.expires:type_name -> google.protobuf.Timestamp
-	56,  // 70: bailiwick.control.v1.ApplyEntriesRequest.entries:type_name -> bailiwick.control.v1.Entry
-	0,   // 71: bailiwick.control.v1.ApplyEntriesResponse.view:type_name -> bailiwick.control.v1.View
-	59,  // 72: bailiwick.control.v1.ApplyEntriesResponse.changes:type_name -> bailiwick.control.v1.EntryChange
-	60,  // 73: bailiwick.control.v1.ApplyEntriesResponse.refusals:type_name -> bailiwick.control.v1.EntryRefusal
-	56,  // 74: bailiwick.control.v1.EntryChange.entry:type_name -> bailiwick.control.v1.Entry
-	56,  // 75: bailiwick.control.v1.EntryChange.before:type_name -> bailiwick.control.v1.Entry
-	0,   // 76: bailiwick.control.v1.DeleteEntryResponse.view:type_name -> bailiwick.control.v1.View
-	56,  // 77: bailiwick.control.v1.DeleteEntryResponse.entry:type_name -> bailiwick.control.v1.Entry
-	0,   // 78: bailiwick.control.v1.ListTrustResponse.view:type_name -> bailiwick.control.v1.View
-	65,  // 79: bailiwick.control.v1.ListTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
-	88,  // 80: bailiwick.control.v1.TrustRecord.not_before:type_name -> google.protobuf.Timestamp
-	88,  // 81: bailiwick.control.v1.TrustRecord.not_after:type_name -> google.protobuf.Timestamp
-	66,  // 82: bailiwick.control.v1.TrustRecord.roots:type_name -> bailiwick.control.v1.TrustRoot
-	88,  // 83: bailiwick.control.v1.TrustRoot.not_after:type_name -> google.protobuf.Timestamp
-	0,   // 84: bailiwick.control.v1.ExportTrustResponse.view:type_name -> bailiwick.control.v1.View
-	65,  // 85: bailiwick.control.v1.ExportTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
-	0,   // 86: bailiwick.control.v1.ImportTrustResponse.view:type_name -> bailiwick.control.v1.View
-	71,  // 87: bailiwick.control.v1.ImportTrustResponse.items:type_name -> bailiwick.control.v1.TrustImport
-	65,  // 88: bailiwick.control.v1.TrustImport.record:type_name -> bailiwick.control.v1.TrustRecord
-	0,   // 89: bailiwick.control.v1.ExportDevIDResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 90: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 91: bailiwick.control.v1.ReachResponse.view:type_name -> bailiwick.control.v1.View
-	79,  // 92: bailiwick.control.v1.StartShadowRequest.levels:type_name -> bailiwick.control.v1.ShadowLevel
-	0,   // 93: bailiwick.control.v1.ShadowResponse.view:type_name -> bailiwick.control.v1.View
-	83,  // 94: bailiwick.control.v1.ShadowResponse.shadow:type_name -> bailiwick.control.v1.ShadowStatus
-	79,  // 95: bailiwick.control.v1.ShadowResponse.levels:type_name -> bailiwick.control.v1.ShadowLevel
-	88,  // 96: bailiwick.control.v1.ShadowStatus.started:type_name -> google.protobuf.Timestamp
-	88,  // 97: bailiwick.control.v1.ShadowStatus.since:type_name -> google.protobuf.Timestamp
-	2,   // 98: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
-	50,  // 99: bailiwick.control.v1.NodeAttestation.DigestsEntry.value:type_name -> bailiwick.control.v1.Digests
-	4,   // 100: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
-	28,  // 101: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
-	31,  // 102: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
-	33,  // 103: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
-	35,  // 104: bailiwick.control.v1.Control.Appeal:input_type -> bailiwick.control.v1.AppealRequest
-	37,  // 105: bailiwick.control.v1.Control.Revoke:input_type -> bailiwick.control.v1.RevokeRequest
-	39,  // 106: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
-	41,  // 107: bailiwick.control.v1.Control.SealDecisions:input_type -> bailiwick.control.v1.SealDecisionsRequest
-	43,  // 108: bailiwick.control.v1.Control.ErasePayloads:input_type -> bailiwick.control.v1.ErasePayloadsRequest
-	47,  // 109: bailiwick.control.v1.Control.ListAttestations:input_type -> bailiwick.control.v1.ListAttestationsRequest
-	52,  // 110: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
-	54,  // 111: bailiwick.control.v1.Control.ListEntries:input_type -> bailiwick.control.v1.ListEntriesRequest
-	57,  // 112: bailiwick.control.v1.Control.ApplyEntries:input_type -> bailiwick.control.v1.ApplyEntriesRequest
-	61,  // 113: bailiwick.control.v1.Control.DeleteEntry:input_type -> bailiwick.control.v1.DeleteEntryRequest
-	63,  // 114: bailiwick.control.v1.Control.ListTrust:input_type -> bailiwick.control.v1.ListTrustRequest
-	67,  // 115: bailiwick.control.v1.Control.ExportTrust:input_type -> bailiwick.control.v1.ExportTrustRequest
-	69,  // 116: bailiwick.control.v1.Control.ImportTrust:input_type -> bailiwick.control.v1.ImportTrustRequest
-	17,  // 117: bailiwick.control.v1.Control.ListPolicies:input_type -> bailiwick.control.v1.ListPoliciesRequest
-	19,  // 118: bailiwick.control.v1.Control.PublishPolicy:input_type -> bailiwick.control.v1.PublishPolicyRequest
-	72,  // 119: bailiwick.control.v1.Control.ExportDevID:input_type -> bailiwick.control.v1.ExportDevIDRequest
-	76,  // 120: bailiwick.control.v1.Control.Reach:input_type -> bailiwick.control.v1.ReachRequest
-	78,  // 121: bailiwick.control.v1.Control.StartShadow:input_type -> bailiwick.control.v1.StartShadowRequest
-	80,  // 122: bailiwick.control.v1.Control.GetShadow:input_type -> bailiwick.control.v1.GetShadowRequest
-	81,  // 123: bailiwick.control.v1.Control.StopShadow:input_type -> bailiwick.control.v1.StopShadowRequest
-	74,  // 124: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
-	5,   // 125: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
-	29,  // 126: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
-	32,  // 127: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
-	34,  // 128: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
-	36,  // 129: bailiwick.control.v1.Control.Appeal:output_type -> bailiwick.control.v1.AppealResponse
-	38,  // 130: bailiwick.control.v1.Control.Revoke:output_type -> bailiwick.control.v1.RevokeResponse
-	40,  // 131: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
-	42,  // 132: bailiwick.control.v1.Control.SealDecisions:output_type -> bailiwick.control.v1.SealDecisionsResponse
-	44,  // 133: bailiwick.control.v1.Control.ErasePayloads:output_type -> bailiwick.control.v1.ErasePayloadsResponse
-	48,  // 134: bailiwick.control.v1.Control.ListAttestations:output_type -> bailiwick.control.v1.ListAttestationsResponse
-	53,  // 135: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
-	55,  // 136: bailiwick.control.v1.Control.ListEntries:output_type -> bailiwick.control.v1.ListEntriesResponse
-	58,  // 137: bailiwick.control.v1.Control.ApplyEntries:output_type -> bailiwick.control.v1.ApplyEntriesResponse
-	62,  // 138: bailiwick.control.v1.Control.DeleteEntry:output_type -> bailiwick.control.v1.DeleteEntryResponse
-	64,  // 139: bailiwick.control.v1.Control.ListTrust:output_type -> bailiwick.control.v1.ListTrustResponse
-	68,  // 140: bailiwick.control.v1.Control.ExportTrust:output_type -> bailiwick.control.v1.ExportTrustResponse
-	70,  // 141: bailiwick.control.v1.Control.ImportTrust:output_type -> bailiwick.control.v1.ImportTrustResponse
-	18,  // 142: bailiwick.control.v1.Control.ListPolicies:output_type -> bailiwick.control.v1.ListPoliciesResponse
-	20,  // 143: bailiwick.control.v1.Control.PublishPolicy:output_type -> bailiwick.control.v1.PublishPolicyResponse
-	73,  // 144: bailiwick.control.v1.Control.ExportDevID:output_type -> bailiwick.control.v1.ExportDevIDResponse
-	77,  // 145: bailiwick.control.v1.Control.Reach:output_type -> bailiwick.control.v1.ReachResponse
-	82,  // 146: bailiwick.control.v1.Control.StartShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	82,  // 147: bailiwick.control.v1.Control.GetShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	82,  // 148: bailiwick.control.v1.Control.StopShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	75,  // 149: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
-	125, // [125:150] is the sub-list for method output_type
-	100, // [100:125] is the sub-list for method input_type
-	100, // [100:100] is the sub-list for extension type_name
-	100, // [100:100] is the sub-list for extension extendee
-	0,   // [0:100] is the sub-list for field type_name
+	0,   // 51: bailiwick.control.v1.RollbackResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 52: bailiwick.control.v1.RevokeResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 53: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
+	47,  // 54: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
+	0,   // 55: bailiwick.control.v1.SealDecisionsResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 56: bailiwick.control.v1.ErasePayloadsResponse.view:type_name -> bailiwick.control.v1.View
+	90,  // 57: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
+	48,  // 58: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
+	0,   // 59: bailiwick.control.v1.ListAttestationsResponse.view:type_name -> bailiwick.control.v1.View
+	51,  // 60: bailiwick.control.v1.ListAttestationsResponse.items:type_name -> bailiwick.control.v1.NodeAttestation
+	8,   // 61: bailiwick.control.v1.NodeAttestation.attestation:type_name -> bailiwick.control.v1.Attestation
+	88,  // 62: bailiwick.control.v1.NodeAttestation.pcrs:type_name -> bailiwick.control.v1.NodeAttestation.PcrsEntry
+	89,  // 63: bailiwick.control.v1.NodeAttestation.digests:type_name -> bailiwick.control.v1.NodeAttestation.DigestsEntry
+	90,  // 64: bailiwick.control.v1.NodeAttestation.endorsement_expires:type_name -> google.protobuf.Timestamp
+	53,  // 65: bailiwick.control.v1.NodeAttestation.checks:type_name -> bailiwick.control.v1.Check
+	0,   // 66: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
+	90,  // 67: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
+	0,   // 68: bailiwick.control.v1.ListEntriesResponse.view:type_name -> bailiwick.control.v1.View
+	58,  // 69: bailiwick.control.v1.ListEntriesResponse.items:type_name -> bailiwick.control.v1.Entry
+	90,  // 70: bailiwick.control.v1.Entry.expires:type_name -> google.protobuf.Timestamp
+	58,  // 71: bailiwick.control.v1.ApplyEntriesRequest.entries:type_name -> bailiwick.control.v1.Entry
+	0,   // 72: bailiwick.control.v1.ApplyEntriesResponse.view:type_name -> bailiwick.control.v1.View
+	61,  // 73: bailiwick.control.v1.ApplyEntriesResponse.changes:type_name -> bailiwick.control.v1.EntryChange
+	62,  // 74: bailiwick.control.v1.ApplyEntriesResponse.refusals:type_name -> bailiwick.control.v1.EntryRefusal
+	58,  // 75: bailiwick.control.v1.EntryChange.entry:type_name -> bailiwick.control.v1.Entry
+	58,  // 76: bailiwick.control.v1.EntryChange.before:type_name -> bailiwick.control.v1.Entry
+	0,   // 77: bailiwick.control.v1.DeleteEntryResponse.view:type_name -> bailiwick.control.v1.View
+	58,  // 78: bailiwick.control.v1.DeleteEntryResponse.entry:type_name -> bailiwick.control.v1.Entry
+	0,   // 79: bailiwick.control.v1.ListTrustResponse.view:type_name -> bailiwick.control.v1.View
+	67,  // 80: bailiwick.control.v1.ListTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
+	90,  // 81: bailiwick.control.v1.TrustRecord.not_before:type_name -> google.protobuf.Timestamp
+	90,  // 82: bailiwick.control.v1.TrustRecord.not_after:type_name -> google.protobuf.Timestamp
+	68,  // 83: bailiwick.control.v1.TrustRecord.roots:type_name -> bailiwick.control.v1.TrustRoot
+	90,  // 84: bailiwick.control.v1.TrustRoot.not_after:type_name -> google.protobuf.Timestamp
+	0,   // 85: bailiwick.control.v1.ExportTrustResponse.view:type_name -> bailiwick.control.v1.View
+	67,  // 86: bailiwick.control.v1.ExportTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
+	0,   // 87: bailiwick.control.v1.ImportTrustResponse.view:type_name -> bailiwick.control.v1.View
+	73,  // 88: bailiwick.control.v1.ImportTrustResponse.items:type_name -> bailiwick.control.v1.TrustImport
+	67,  // 89: bailiwick.control.v1.TrustImport.record:type_name -> bailiwick.control.v1.TrustRecord
+	0,   // 90: bailiwick.control.v1.ExportDevIDResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 91: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 92: bailiwick.control.v1.ReachResponse.view:type_name -> bailiwick.control.v1.View
+	81,  // 93: bailiwick.control.v1.StartShadowRequest.levels:type_name -> bailiwick.control.v1.ShadowLevel
+	0,   // 94: bailiwick.control.v1.ShadowResponse.view:type_name -> bailiwick.control.v1.View
+	85,  // 95: bailiwick.control.v1.ShadowResponse.shadow:type_name -> bailiwick.control.v1.ShadowStatus
+	81,  // 96: bailiwick.control.v1.ShadowResponse.levels:type_name -> bailiwick.control.v1.ShadowLevel
+	90,  // 97: bailiwick.control.v1.ShadowStatus.started:type_name -> google.protobuf.Timestamp
+	90,  // 98: bailiwick.control.v1.ShadowStatus.since:type_name -> google.protobuf.Timestamp
+	2,   // 99: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
+	52,  // 100: bailiwick.control.v1.NodeAttestation.DigestsEntry.value:type_name -> bailiwick.control.v1.Digests
+	4,   // 101: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
+	28,  // 102: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
+	31,  // 103: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
+	33,  // 104: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
+	35,  // 105: bailiwick.control.v1.Control.Appeal:input_type -> bailiwick.control.v1.AppealRequest
+	37,  // 106: bailiwick.control.v1.Control.Rollback:input_type -> bailiwick.control.v1.RollbackRequest
+	39,  // 107: bailiwick.control.v1.Control.Revoke:input_type -> bailiwick.control.v1.RevokeRequest
+	41,  // 108: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
+	43,  // 109: bailiwick.control.v1.Control.SealDecisions:input_type -> bailiwick.control.v1.SealDecisionsRequest
+	45,  // 110: bailiwick.control.v1.Control.ErasePayloads:input_type -> bailiwick.control.v1.ErasePayloadsRequest
+	49,  // 111: bailiwick.control.v1.Control.ListAttestations:input_type -> bailiwick.control.v1.ListAttestationsRequest
+	54,  // 112: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
+	56,  // 113: bailiwick.control.v1.Control.ListEntries:input_type -> bailiwick.control.v1.ListEntriesRequest
+	59,  // 114: bailiwick.control.v1.Control.ApplyEntries:input_type -> bailiwick.control.v1.ApplyEntriesRequest
+	63,  // 115: bailiwick.control.v1.Control.DeleteEntry:input_type -> bailiwick.control.v1.DeleteEntryRequest
+	65,  // 116: bailiwick.control.v1.Control.ListTrust:input_type -> bailiwick.control.v1.ListTrustRequest
+	69,  // 117: bailiwick.control.v1.Control.ExportTrust:input_type -> bailiwick.control.v1.ExportTrustRequest
+	71,  // 118: bailiwick.control.v1.Control.ImportTrust:input_type -> bailiwick.control.v1.ImportTrustRequest
+	17,  // 119: bailiwick.control.v1.Control.ListPolicies:input_type -> bailiwick.control.v1.ListPoliciesRequest
+	19,  // 120: bailiwick.control.v1.Control.PublishPolicy:input_type -> bailiwick.control.v1.PublishPolicyRequest
+	74,  // 121: bailiwick.control.v1.Control.ExportDevID:input_type -> bailiwick.control.v1.ExportDevIDRequest
+	78,  // 122: bailiwick.control.v1.Control.Reach:input_type -> bailiwick.control.v1.ReachRequest
+	80,  // 123: bailiwick.control.v1.Control.StartShadow:input_type -> bailiwick.control.v1.StartShadowRequest
+	82,  // 124: bailiwick.control.v1.Control.GetShadow:input_type -> bailiwick.control.v1.GetShadowRequest
+	83,  // 125: bailiwick.control.v1.Control.StopShadow:input_type -> bailiwick.control.v1.StopShadowRequest
+	76,  // 126: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
+	5,   // 127: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
+	29,  // 128: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
+	32,  // 129: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
+	34,  // 130: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
+	36,  // 131: bailiwick.control.v1.Control.Appeal:output_type -> bailiwick.control.v1.AppealResponse
+	38,  // 132: bailiwick.control.v1.Control.Rollback:output_type -> bailiwick.control.v1.RollbackResponse
+	40,  // 133: bailiwick.control.v1.Control.Revoke:output_type -> bailiwick.control.v1.RevokeResponse
+	42,  // 134: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
+	44,  // 135: bailiwick.control.v1.Control.SealDecisions:output_type -> bailiwick.control.v1.SealDecisionsResponse
+	46,  // 136: bailiwick.control.v1.Control.ErasePayloads:output_type -> bailiwick.control.v1.ErasePayloadsResponse
+	50,  // 137: bailiwick.control.v1.Control.ListAttestations:output_type -> bailiwick.control.v1.ListAttestationsResponse
+	55,  // 138: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
+	57,  // 139: bailiwick.control.v1.Control.ListEntries:output_type -> bailiwick.control.v1.ListEntriesResponse
+	60,  // 140: bailiwick.control.v1.Control.ApplyEntries:output_type -> bailiwick.control.v1.ApplyEntriesResponse
+	64,  // 141: bailiwick.control.v1.Control.DeleteEntry:output_type -> bailiwick.control.v1.DeleteEntryResponse
+	66,  // 142: bailiwick.control.v1.Control.ListTrust:output_type -> bailiwick.control.v1.ListTrustResponse
+	70,  // 143: bailiwick.control.v1.Control.ExportTrust:output_type -> bailiwick.control.v1.ExportTrustResponse
+	72,  // 144: bailiwick.control.v1.Control.ImportTrust:output_type -> bailiwick.control.v1.ImportTrustResponse
+	18,  // 145: bailiwick.control.v1.Control.ListPolicies:output_type -> bailiwick.control.v1.ListPoliciesResponse
+	20,  // 146: bailiwick.control.v1.Control.PublishPolicy:output_type -> bailiwick.control.v1.PublishPolicyResponse
+	75,  // 147: bailiwick.control.v1.Control.ExportDevID:output_type -> bailiwick.control.v1.ExportDevIDResponse
+	79,  // 148: bailiwick.control.v1.Control.Reach:output_type -> bailiwick.control.v1.ReachResponse
+	84,  // 149: bailiwick.control.v1.Control.StartShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	84,  // 150: bailiwick.control.v1.Control.GetShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	84,  // 151: bailiwick.control.v1.Control.StopShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	77,  // 152: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
+	127, // [127:153] is the sub-list for method output_type
+	101, // [101:127] is the sub-list for method input_type
+	101, // [101:101] is the sub-list for extension type_name
+	101, // [101:101] is the sub-list for extension extendee
+	0,   // [0:101] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlv1_control_proto_init() }
@@ -6859,7 +7002,7 @@ func file_cmd_internal_control_controlv1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlv1_control_proto_rawDesc), len(file_cmd_internal_control_controlv1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   88,
+			NumMessages:   90,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
