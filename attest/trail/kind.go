@@ -81,6 +81,7 @@ var (
 	StateIn           = Kind{"state.in", Counted, Gapped, "records of others that were applied"}
 	StateRefuse       = Kind{"state.refuse", Each, Gapped, "a record that was refused, with the rule"}
 	PeerFinding       = Kind{"peer.finding", Each, Gapped, "evidence against an identity was verified"}
+	PeerAccuse        = Kind{"peer.accuse", Each, Gapped, "this node accused another of what nothing proves, or took it back"}
 	PeerStanding      = Kind{"peer.standing", Each, Gapped, "an identity's standing changed"}
 	PeerRelease       = Kind{"peer.release", Each, Gapped, "the authority released or revoked an identity"}
 	PeerAppeal        = Kind{"peer.appeal", Each, Closed, "a quarantined identity said why it is sound again"}
@@ -99,7 +100,7 @@ var kinds = []Kind{
 	genesisKind, gapKind, Pruned, openKind, NodeStart, NodeStop, IdentitySVID, IdentityEpoch, IdentityMachine, IdentityAttest, IdentityTrust,
 	IssuerAttest, IssuerIssue, IssuerRefuse, AuthorityPublish, AuthorityEpoch, AuthorityConflict,
 	PolicyActivate, PolicyRollout, PolicyRefuse, DecisionDeny, DecisionAllow, StateOut, StateIn, StateRefuse,
-	PeerFinding, PeerStanding, PeerRelease, PeerAppeal, EpochSeal, WitnessKey, WitnessRefuse, AdminAction, PayloadErase, RegionHeads, CustodyConflict, Segment,
+	PeerFinding, PeerAccuse, PeerStanding, PeerRelease, PeerAppeal, EpochSeal, WitnessKey, WitnessRefuse, AdminAction, PayloadErase, RegionHeads, CustodyConflict, Segment,
 }
 
 // routine are the kinds that come all the time, and tell of nothing that was changed here: what others

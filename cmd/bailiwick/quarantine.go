@@ -75,6 +75,8 @@ func sessionsOf(c *controlv1.Case) string {
 	switch {
 	case c.Capped:
 		return "kept (cap)"
+	case c.Standing == quarantine.Held.String() && c.Class != "":
+		return "kept" // by a doubt; a relay at fault has no case
 	case c.Standing == quarantine.Held.String() || c.Standing == quarantine.Quarantined.String() || c.Standing == quarantine.Revoked.String():
 		return "cut"
 	}

@@ -14,6 +14,7 @@ const (
 	KindService     = "service"     // a service it offers
 	KindWorkload    = "workload"    // a workload it runs
 	KindEvidence    = "evidence"    // a proof against someone, named by the finding's digest
+	KindAccusation  = "accusation"  // its word against another, where nothing proves it
 	KindAttestation = "attestation" // what proves the state of its machine
 	KindAuthority   = "authority"   // statements an authority signed
 	KindSummary     = "summary"     // a region's summary, by a gateway
@@ -43,6 +44,7 @@ func DefaultKinds() Kinds {
 		KindNode:        sized(4 << 10),
 		KindService:     sized(4 << 10),
 		KindWorkload:    sized(4 << 10),
+		KindAccusation:  sized(1 << 10),
 		KindAttestation: sized(MaxValue),
 		KindAuthority:   sized(MaxValue),
 		KindSummary:     sized(MaxValue),

@@ -103,7 +103,7 @@ func urgency(ops []feed.Op) class {
 		switch key, _ := feed.ParseKey(op.Key); {
 		case key.Kind == feed.KindEvidence:
 			return classEvidence
-		case feed.IsAuthority(key.Kind):
+		case feed.IsAuthority(key.Kind), key.Kind == feed.KindAccusation:
 			c = classControl
 		}
 	}

@@ -18,6 +18,7 @@ type Case struct {
 	Releases   [][]byte   // signed statements, as received, sorted
 	Revocation []byte     // signed statement, as received; nil: none
 	Tally      Tally      // what observers say of it
+	Doubt      string     // class of what this node itself finds; empty: nothing
 }
 
 // Evidence is one finding with what proves it.
@@ -33,7 +34,7 @@ type Evidence struct {
 func (s *Set) Case(id spiffeid.ID, now time.Time) (Case, bool) {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	c := Case{Accused: id, Status: s.standing(id, now), Tally: s.tally(id, now)}
+	c := Case{Accused: id, Status: s.standing(id, now), Tally: s.tally(id, now), Doubt: s.doubts[id].class}
 	f, ok := s.facts[id]
 	if !ok {
 		return c, c.Status.Standing != OK || len(c.Tally.Charges) > 0

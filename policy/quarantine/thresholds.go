@@ -70,6 +70,13 @@ func (s *Set) Use(t Thresholds) {
 	s.thresholds = t
 }
 
+// Thresholds returns what is in force.
+func (s *Set) Thresholds() Thresholds {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.thresholds
+}
+
 // share is the percentage of a roster that may be cut.
 func (t Thresholds) share(proven bool) int {
 	if proven {

@@ -83,7 +83,10 @@ func (g *gate) refuse(err error, why string) error {
 
 // controlCalls are what signed state of a kind does for the nodes that get it, where that is
 // what keeps them repairable: no level but the global one may keep it out.
-var controlCalls = map[string]string{feed.KindPolicy: "policy_sync", feed.KindAuthority: "trust_sync", feed.KindEvidence: "standing_sync"}
+var controlCalls = map[string]string{
+	feed.KindPolicy: "policy_sync", feed.KindAuthority: "trust_sync",
+	feed.KindEvidence: "standing_sync", feed.KindAccusation: "standing_sync", feed.KindAttestation: "standing_sync",
+}
 
 func (g *gate) judge(book *admission.Book, origin spiffeid.ID, op feed.Op, written time.Time, restated bool) error {
 	key, err := feed.ParseKey(op.Key)

@@ -225,7 +225,7 @@ func TestGateLetsRepairsIn(t *testing.T) {
 			asked[call] = source == gatePeer && slices.Contains(policy.ControlCalls, call)
 			return may
 		}
-		for kind, repairs := range map[string]bool{feed.KindPolicy: true, feed.KindAuthority: true, feed.KindEvidence: true, feed.KindService: false, "x-b": false} {
+		for kind, repairs := range map[string]bool{feed.KindPolicy: true, feed.KindAuthority: true, feed.KindEvidence: true, feed.KindAccusation: true, feed.KindAttestation: true, feed.KindService: false, "x-b": false} {
 			if err := g.takes(gateOp(kind, "n", "1"), time.Now()); (err == nil) != (repairs && may) {
 				t.Errorf("%s, control calls may be: %v: %v", kind, may, err)
 			}

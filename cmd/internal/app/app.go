@@ -114,6 +114,7 @@ type App struct {
 	changing  [64]sync.Mutex // by name: held while a part of a shared value is made of the last
 	standing  *standings
 	attesting *appraisals // of the region's machines
+	accusing  *accusing   // of what is found of them
 	verify    *verifier
 	creds     *enrolling.Credentials
 	dir       *directory
@@ -286,6 +287,7 @@ func (a *App) join(ctx context.Context) error {
 		return err
 	}
 	a.standing.enforce = a.enforce
+	a.standing.regained = a.reconsider
 	a.standing.settle()
 
 	g, ctx := errgroup.WithContext(ctx)

@@ -180,6 +180,7 @@ func (p *appraisals) look(now time.Time) {
 			states["ok"]++
 		}
 		p.tell(n.id, is, rule, detail)
+		a.accusing.found(now, n.id, rule, detail, is.record, is.at)
 	}
 	for state, count := range states {
 		p.nodes.WithLabelValues(state).Set(count)

@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -38,6 +39,9 @@ func caseID(c quarantine.Case) string {
 	if len(c.Evidence) > 0 {
 		return hex.EncodeToString(c.Evidence[0].Digest[:6])
 	}
+	if c.Tally.Class != "" || len(c.Tally.Charges) > 0 || c.Doubt != "" {
+		return quarantine.AccusationName(c.Accused)[:12]
+	}
 	return "-"
 }
 
@@ -45,6 +49,13 @@ func (h handler) caseMessage(c quarantine.Case) *controlv1.Case {
 	m := &controlv1.Case{
 		Id: caseID(c), Accused: c.Accused.String(), Standing: c.Status.Standing.String(), Reason: c.Status.Reason,
 		Since: timestamppb.New(c.Status.Since), Capped: h.standing.set.Effects(c.Accused, time.Now(), h.roster()).Capped,
+	}
+	m.Class = cmp.Or(c.Tally.Class, c.Doubt)
+	for _, charge := range c.Tally.Charges {
+		m.Class = cmp.Or(m.Class, charge.Class)
+		if len(c.Evidence) == 0 && charge.Counts {
+			m.Observers = append(m.Observers, charge.Accuser.String())
+		}
 	}
 	for _, e := range c.Evidence {
 		m.Class = e.Class
@@ -68,6 +79,9 @@ func (h handler) ListCases(ctx context.Context, _ *controlv1.ListCasesRequest) (
 
 func (h handler) find(id string) (quarantine.Case, error) {
 	for _, c := range h.standing.set.Cases(time.Now()) {
+		if name := caseID(c); len(c.Evidence) == 0 && len(id) >= 4 && len(name) > 1 && strings.HasPrefix(name, id) {
+			return c, nil
+		}
 		for _, e := range c.Evidence {
 			if len(id) >= 4 && strings.HasPrefix(hex.EncodeToString(e.Digest[:]), id) {
 				return c, nil
@@ -85,6 +99,10 @@ func (h handler) ShowCase(ctx context.Context, req *controlv1.ShowCaseRequest) (
 	}
 	resp := &controlv1.ShowCaseResponse{View: h.view(ctx), Case: h.caseMessage(c), Verified: true, Verdict: "the proof holds"}
 	resp.Story = append(resp.Story, "here "+h.standing.set.Effects(c.Accused, time.Now(), h.standing.roster()).String())
+	if len(c.Evidence) == 0 {
+		resp.Verdict = "nothing here is a proof, and nothing need be: " + cmp.Or(c.Status.Reason, "nobody's word counts now")
+	}
+	resp.Story = append(resp.Story, accusationStory(c.Tally)...)
 	for _, e := range c.Evidence {
 		if resp.Evidence == nil || strings.HasPrefix(hex.EncodeToString(e.Digest[:]), req.Id) {
 			resp.Evidence = e.Bytes

@@ -48,7 +48,8 @@ type membership struct {
 	packets chan roster.Datagram
 	inbound chan roster.InboundStream
 
-	mu    sync.RWMutex // held for map work
+	mu    sync.RWMutex   // held for map work
+	serf  *roster.Roster // once it runs
 	hints map[spiffeid.ID]roster.Hint
 	aside map[spiffeid.ID][][]byte // packets for those that are being connected to
 }
@@ -114,6 +115,9 @@ func (m *membership) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	m.mu.Lock()
+	m.serf = r
+	m.mu.Unlock()
 	tick := time.NewTicker(joinEvery)
 	defer tick.Stop()
 	first := time.After(time.Second) // when the first links are up
@@ -146,6 +150,14 @@ func (m *membership) run(ctx context.Context) error {
 			cancel()
 		}
 	}
+}
+
+// degraded reports whether this node misses answers itself (Lifeguard), or does not know yet.
+func (m *membership) degraded() bool {
+	m.mu.RLock()
+	r := m.serf
+	m.mu.RUnlock()
+	return r == nil || r.HealthScore() > 0
 }
 
 // hint is what serf makes of a node, or "".

@@ -58,6 +58,9 @@ func (a *App) gauges() error {
 		"bailiwick_standing_cases": {"Identities of the region that are or were not in good standing here.", func() float64 {
 			return float64(len(a.standing.set.Cases(time.Now())))
 		}},
+		"bailiwick_standing_accused": {"Nodes of the region that this node accuses, as their assigned observer.", func() float64 {
+			return float64(a.accusing.count(time.Now()))
+		}},
 		"bailiwick_standing_capped": {"Identities whose sessions are kept here only because the cap on cutting them is reached: somebody has to look.", func() float64 {
 			return float64(len(a.standing.set.Capped(time.Now(), a.standing.roster())))
 		}},

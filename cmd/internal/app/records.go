@@ -58,6 +58,7 @@ func kinds() feed.Kinds {
 			return err
 		}).
 		With(feed.KindAttestation, attestationSchema).
+		With(feed.KindAccusation, accusationSchema).
 		With(feed.KindGeneration, func(name string, value []byte) error {
 			_, err := parseGeneration(name, value)
 			return err

@@ -34,6 +34,8 @@ type standings struct {
 	// enforce makes the effects true: freeze the feed, close links, cut tunnels.
 	// It must not block for long.
 	enforce func(spiffeid.ID, quarantine.Effects)
+	// regained has what policy refused of an identity looked at again: it is contained no more.
+	regained func()
 
 	mu   sync.Mutex // held over one change and its record, so that leaves are in order
 	last map[spiffeid.ID]quarantine.Standing
@@ -51,6 +53,7 @@ func newStandings(set *quarantine.Set, st *store.Store, log *slog.Logger) *stand
 		thresholds: func(quarantine.Roster) {},
 		gap:        func(uint64, string) {},
 		enforce:    func(spiffeid.ID, quarantine.Effects) {},
+		regained:   func() {},
 	}
 }
 
@@ -144,6 +147,9 @@ func (s *standings) contain(id spiffeid.ID) {
 	if effects.Capped && !kept {
 		s.log.Error("sessions are kept: as many as may be were cut in 10 minutes; look whether so many are guilty or the software is", "id", id, "reason", st.Reason)
 	}
+	if before.Contained() && !st.Standing.Contained() {
+		s.regained()
+	}
 	if before != st.Standing {
 		s.log.Warn("standing changed", "id", id, "from", before, "to", st.Standing, "reason", st.Reason)
 		s.record(id, trail.PeerStanding, map[string]any{"id": id.String(), "from": before.String(), "to": st.Standing.String(), "reason": st.Reason})
@@ -194,6 +200,22 @@ func (s *standings) issues(id spiffeid.ID) error {
 
 func (s *standings) of(id spiffeid.ID) quarantine.Status { return s.set.Standing(id, time.Now()) }
 
+// concerned are all whose standing is other than ok, or was: accusations end without a trace.
+func (s *standings) concerned() map[spiffeid.ID]bool {
+	out := map[spiffeid.ID]bool{}
+	for _, c := range s.set.Cases(time.Now()) {
+		out[c.Accused] = true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for id, last := range s.last {
+		if last != quarantine.OK {
+			out[id] = true
+		}
+	}
+	return out
+}
+
 // run enforces what time alone changes: holds that end, caps that free up.
 func (s *standings) run(ctx context.Context) error {
 	for {
@@ -207,8 +229,8 @@ func (s *standings) run(ctx context.Context) error {
 			return nil
 		case <-s.wake:
 		case <-due:
-			for _, c := range s.set.Cases(time.Now()) {
-				s.contain(c.Accused)
+			for id := range s.concerned() {
+				s.contain(id)
 			}
 			select {
 			case <-s.wake: // by ourselves

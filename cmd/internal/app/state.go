@@ -57,6 +57,7 @@ func (a *App) enrolledAs(id spiffeid.ID) policyAttestation {
 // roster is what the caps of quarantine are measured against: how nodes enrolled,
 // which their evidence of the moment does not change.
 func (a *App) roster() quarantine.Roster {
+	a.standing.set.Enrol(a.observers())
 	r := quarantine.Roster{IsAttested: func(id spiffeid.ID) bool { return a.attestation(id).kind == "tpm" }}
 	for _, n := range append(a.dir.neighbours(), neighbour{id: a.cfg.Node}) {
 		if r.IsAttested(n.id) {
@@ -141,7 +142,7 @@ func (a *App) enforce(id spiffeid.ID, e quarantine.Effects) {
 	switch {
 	case e.FreezeFeed:
 		err = a.replica.Freeze(ctx, id)
-	case e.MinEpoch > 0:
+	case e.MinEpoch > 0 || a.standing.of(id).Findings == 0: // observers took back what froze it
 		err = a.replica.Thaw(ctx, id, e.MinEpoch)
 	}
 	if err != nil {
@@ -184,6 +185,10 @@ func (a *App) followState(ctx context.Context) error {
 		case feed.KindPolicy:
 			if err := a.desk.Offer(c.Value, time.Now()); err != nil {
 				a.log.Debug("policy carried by a peer", "peer", c.Owner, "err", err)
+			}
+		case feed.KindAccusation:
+			if err := a.standing.accusation(c.Owner, c.Value); err != nil && !errors.Is(err, quarantine.ErrForeign) {
+				a.log.Debug("accusation by a peer", "peer", c.Owner, "err", err)
 			}
 		case feed.KindEvidence:
 			if _, _, err := a.standing.evidence(c.Value, c.Owner); err != nil && !errors.Is(err, quarantine.ErrForeign) {
@@ -278,6 +283,8 @@ func (a *App) wanted() (ops []feed.Op, err error) {
 	a.wantTrail(want, encode)
 	gone := a.carriedPolicy(want)
 	ops = append(ops, gone...)
+	over, aerr := a.wantAccusations(want)
+	ops, err = append(ops, over...), errors.Join(err, aerr)
 	if len(ops) > maxOps {
 		ops = ops[:maxOps] // the rest a second later
 	}

@@ -26,7 +26,7 @@ func Standings(ctx context.Context, find Finder, dirs []string, about string, fr
 		}
 	}
 	all, err := find(ctx, dirs, Filter{
-		Kinds: []string{trail.PeerFinding.Name(), trail.PeerStanding.Name(), trail.PeerRelease.Name(), trail.PeerAppeal.Name()}, From: from, To: to, Newest: most,
+		Kinds: []string{trail.PeerFinding.Name(), trail.PeerAccuse.Name(), trail.PeerStanding.Name(), trail.PeerRelease.Name(), trail.PeerAppeal.Name()}, From: from, To: to, Newest: most,
 		Keep: func(f fact.Fact) bool { return accused == "" || concerns(f) == accused },
 	})
 	if err != nil {

@@ -32,6 +32,7 @@ var phrases = map[string]string{
 	trail.StateIn.Name():           "applied {records} records of {origin}, up to {last} of epoch {epoch}: {record}",
 	trail.StateRefuse.Name():       "refused record {seq} of {origin} from {relay}: {why}[, key {key}][: {detail}]",
 	trail.PeerFinding.Name():       "verified evidence against {accused}: {class}, epoch {epoch}, proof {digest}[, carried by {carried_by}]",
+	trail.PeerAccuse.Name():        "[accused {accused} of {class} until {until:time}: {what}][took back that it accused {accused} of {class}: {withdrawn}]",
 	trail.PeerStanding.Name():      "{id} went from {from} to {to}[: {reason}]",
 	trail.PeerRelease.Name():       "[{release} was released, from epoch {epoch}: {reason}][, {repeat}][{revocation} was revoked: {reason}][the state of {rollback} went back to {to}: {reason}]",
 	trail.PeerAppeal.Name():        "{appeal} appeals: {note}[, its machine {machine} quoted afresh before {by}]",
