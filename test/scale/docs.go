@@ -43,7 +43,7 @@ func (res results) text() string {
 
 Written by ` + "`make scale`" + ` from test/scale/results.json. **All of ours here is simulated** (test/sim): the real core of
 gossip/replica with real records and signatures, over links of 0.25 to 0.75 ms, each node with one processor that takes
-120 µs to verify and admit and a disk that takes 500 µs to commit, at every hop. **All of memberlist here is a model** of
+120 µs to verify and admit and a disk that takes 800 µs to commit, at every hop. **All of memberlist here is a model** of
 its broadcast (test/swim), within a fifth of its real code wherever that was run; its own work costs nothing. Times are
 of all updates at all nodes, from the write until it is durable and readable there; of 50 updates, and of 20 and 12 in
 the two largest.
