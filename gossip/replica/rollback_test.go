@@ -142,4 +142,42 @@ func TestRollbackBounds(t *testing.T) {
 	if (Span{}).hides(1, 1) {
 		t.Error("the zero span hides something")
 	}
+	// An owner's word that a snapshot only restates old values is not taken for one inside the span.
+	for _, tt := range []struct {
+		at   feed.Place
+		seq  uint64 // of epoch 2, that wrote it, on the owner's word
+		want bool
+	}{{feed.Place{Epoch: 2, Seq: 5}, 5, false}, {feed.Place{Epoch: 2, Seq: 9}, 5, true}, {feed.Place{Epoch: 4, Seq: 1}, 5, false}, {feed.Place{Epoch: 4, Seq: 1}, 6, true}} {
+		if got := rolledBack([]Span{s}, item{at: tt.at, Entry: Entry{Epoch: 2, Seq: tt.seq}}); got != tt.want {
+			t.Errorf("held by %+v, written by 2/%d: %t", tt.at, tt.seq, got)
+		}
+	}
+}
+
+// An origin that does not apply its own rollback takes its state along into the next epoch, by a
+// snapshot. What it wrote in the span is not shown there either; what it writes anew is.
+func TestRollbackIsNotRestated(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		nodes := ring(t, 3)
+		origin, reader := nodes[0], nodes[1]
+		origin.put("kept", "good")
+		good := origin.put("config", "good")
+		origin.put("config", "bad")
+		origin.put("new", "bad")
+		settle(2 * time.Second)
+		if _, err := reader.Rollback(t.Context(), origin.id, []Span{{feed.Place{Epoch: 1, Seq: good.Seq}, 2}}); err != nil {
+			t.Fatal(err)
+		}
+		if err := origin.SetIdentity(t.Context(), newIdentity(t, origin.id, 2)); err != nil {
+			t.Fatal(err)
+		}
+		origin.put("own", "word")
+		settle(2 * time.Second)
+		if got, want := seen(nodes[2], origin), []string{"config=bad", "kept=good", "new=bad", "own=word"}; !slices.Equal(got, want) {
+			t.Fatalf("who was told nothing sees %q, want %q", got, want)
+		}
+		if got, want := seen(reader, origin), []string{"kept=good", "own=word"}; !slices.Equal(got, want) {
+			t.Errorf("sees %q, want %q", got, want)
+		}
+	})
 }
