@@ -91,8 +91,8 @@ func TestStatusOfOneNode(t *testing.T) {
 func TestQuarantineList(t *testing.T) {
 	_, out, _ := run("quarantine", "list", "--socket", serve(t, answering{status: well("n1")}))
 	want := headline(well("n1").View) + `
-SEEN_BY  CASE          ACCUSED  STANDING     CLASS         SINCE                 PROOF      SESSIONS
-n1       157b041928bf  n2       quarantined  equivocation  2026-11-21T10:00:00Z  994 bytes  cut
+SEEN_BY  CASE          ACCUSED  STANDING     CLASS         SINCE                 PROOF      SESSIONS  APPEAL
+n1       157b041928bf  n2       quarantined  equivocation  2026-11-21T10:00:00Z  994 bytes  cut       -
 `
 	if out != want {
 		t.Errorf("got:\n%s\nwant:\n%s", out, want)

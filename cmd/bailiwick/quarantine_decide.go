@@ -67,7 +67,7 @@ func quarantineRevokeCommand(o *options) *cobra.Command {
 	var req controlv1.RevokeRequest
 	c := &cobra.Command{
 		Use:   "revoke CASE|SPIFFE-ID --reason TEXT",
-		Short: "End a node's identity for good, signed by the region's authority (ask the authority's node)",
+		Short: "End a node's identity for good, signed by the region's authority (ask its node)",
 		Long: `Revoke is the authority's last word on a node, with or without a case against it: a stolen
 machine, say. Its sessions are cut everywhere in the region, beyond any cap, it gets no
 credentials, and no release ever ends that. The machine can be enrolled under another name.`,
