@@ -8,5 +8,5 @@ import "slices"
 // which nearly everything wraps, last. Inside an area the same holds line by
 // line. The numbers have nothing to do with the order and never change.
 var table = slices.Concat(
-	wiring, command, dev, quarantined, auditing, payloads, witnesses, storage, tunnels, machines, identities, kept, state, links, travelling, policies, envelope,
+	wiring, command, dev, quarantined, auditing, payloads, witnesses, storage, tunnels, machines, identities, kept, state, links, travelling, policies, authorities, envelope,
 )
