@@ -8,7 +8,8 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/attest/trail"
 )
 
-// phrases of kinds: {field} is put in; a part in [] goes when one of its fields is empty.
+// phrases of kinds: {field} is put in, {field:time} as a time, {field:if} not at all; a part in [] goes when one
+// of its fields is empty.
 var phrases = map[string]string{
 	"genesis":                      "the trail of {node} begins, epoch {epoch}, key kept in {protection}",
 	"gap":                          "{count} events are missing: {why}",
@@ -32,7 +33,7 @@ var phrases = map[string]string{
 	trail.StateIn.Name():           "applied {records} records of {origin}, up to {last} of epoch {epoch}: {record}",
 	trail.StateRefuse.Name():       "refused record {seq} of {origin} from {relay}: {why}[, key {key}][: {detail}]",
 	trail.PeerFinding.Name():       "verified evidence against {accused}: {class}, epoch {epoch}, proof {digest}[, carried by {carried_by}]",
-	trail.PeerAccuse.Name():        "[accused {accused} of {class} until {until:time}: {what}][took back that it accused {accused} of {class}: {withdrawn}]",
+	trail.PeerAccuse.Name():        "[accused {accused} of {class} until {until:time}: {what}][{withdrawn:if}took back that it accused {accused} of {class}]",
 	trail.PeerStanding.Name():      "{id} went from {from} to {to}[: {reason}]",
 	trail.PeerRelease.Name():       "[{release} was released, from epoch {epoch}: {reason}][, {repeat}][{revocation} was revoked: {reason}][the state of {rollback} went back to {to}: {reason}]",
 	trail.PeerAppeal.Name():        "{appeal} appeals: {note}[, its machine {machine} quoted afresh before {by}]",
@@ -85,8 +86,11 @@ func fill(p string, body map[string]any) (string, bool) {
 		if v == "" {
 			return "", false
 		}
-		if form == "time" {
+		switch form {
+		case "time":
 			v = unix(body[name])
+		case "if":
+			v = ""
 		}
 		out.WriteString(v)
 		p = after

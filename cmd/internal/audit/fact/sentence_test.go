@@ -34,6 +34,10 @@ func TestSentences(t *testing.T) {
 		{trail.PeerRelease, map[string]any{"rollback": "spiffe://e.example/node/a", "to": "record 40 of epoch 2, until epoch 4", "reason": "a bad push"},
 			"the state of spiffe://e.example/node/a went back to record 40 of epoch 2, until epoch 4: a bad push"},
 		{trail.PeerAppeal, map[string]any{"appeal": "spiffe://e.example/node/a", "note": "a copy ran"}, "spiffe://e.example/node/a appeals: a copy ran"},
+		{trail.PeerAccuse, map[string]any{"accused": "spiffe://e.example/node/a", "class": "attestation-stale", "what": "silent for 30s", "until": int64(1795348800)},
+			"accused spiffe://e.example/node/a of attestation-stale until 2026-11-22T12:00:00Z: silent for 30s"},
+		{trail.PeerAccuse, map[string]any{"accused": "spiffe://e.example/node/a", "class": "attestation-stale", "withdrawn": true},
+			"took back that it accused spiffe://e.example/node/a of attestation-stale"},
 	} {
 		if got := sentence(c.kind.Name(), c.body); got != c.want {
 			t.Errorf("%s %v:\n%q, want\n%q", c.kind, c.body, got, c.want)
