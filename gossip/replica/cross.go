@@ -19,6 +19,7 @@ const (
 	crossMost  = 4 * time.Second  // nor than this;
 	crossAge   = 30 * time.Second // nor, while other feeds come, if nothing of this one does
 	crossRanks = 3                // as many are tried in turn before the others
+	crossIdle  = 4                // so much less who is first by chance waits for the near to fall silent
 	crossShare = 16               // who brings less than this part of what the link takes holds nobody up
 
 	tellCrossed = 8 // the near hear how far a feed has come so often in the time that they leave it to others
@@ -64,21 +65,27 @@ func (p *peer) step() time.Duration {
 	return min(max(takes/(crossRanks+1), 2*p.round), crossMost/(crossRanks+1))
 }
 
-// turn is when this node may fetch a feed itself from a far peer of such a step. That others come does
-// not keep one back of which this node is first, also where chance has it wait: else the line lies
-// idle after each few.
+// turn is when this node may fetch a feed itself from a far peer of such a step: so much later than
+// when the feed moved, and than the near brought any. Who is first among some who do not see each other
+// waits less for that: a line that falls silent is idle, and has to be taken up again at once.
 func (x *crossings) turn(c *crossing, step time.Duration) time.Time {
-	from, wait := c.moved, min(c.rank, crossRanks)
+	wait := float64(min(c.rank, crossRanks))
 	if c.brought {
 		wait = max(wait, 1)
 	}
-	if wait > 0 && x.news.After(from) {
-		from = x.news // the near are at it
-		if last := c.moved.Add(crossAge); last.Before(from) {
-			from = last
-		}
+	silence := wait + c.chance
+	if wait == 0 {
+		silence /= crossIdle
 	}
-	return from.Add(time.Duration((float64(wait) + c.chance) * float64(step)))
+	turn := c.moved.Add(time.Duration((wait + c.chance) * float64(step)))
+	if silence > 0 && x.news.After(c.moved) {
+		news := x.news
+		if last := c.moved.Add(crossAge); last.Before(news) {
+			news = last
+		}
+		turn = later(turn, news.Add(time.Duration(silence*float64(step))))
+	}
+	return turn
 }
 
 // near counts the peers attached whose copies are known to have been as complete as this.

@@ -160,9 +160,9 @@
 // are near ones, a feed of which a far one has more is left to those of them that a hash of
 // feed and name puts before this node: each of the first three for a step. Chance adds a
 // part of one where several are first that do not see each other. Who fetches a feed
-// announces how far it is twice a step, and near peers are asked before far ones. For who
-// comes after others, or was brought some of the feed, the wait begins anew with all that near
-// ones bring of any such feed, but if nothing of this one
+// announces how far it is twice a step, and near peers are asked before far ones. The
+// wait begins anew with all that near ones bring of any such feed, a quarter of it for who is
+// first by chance: else the line lies idle between them. But if nothing of this one
 // comes for 30 seconds it is this node's turn: so who is silent costs a step, or
 // those seconds at most. A step is a quarter of what all that is missing takes
 // at 1 MiB/s, or two round trips to the far peer, and a second at most; below 128 KiB nobody

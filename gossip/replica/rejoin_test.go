@@ -131,7 +131,10 @@ func TestRejoinSendsWhatIsMissing(t *testing.T) {
 				most = 1.6 // a snapshot is of no use to others before it is whole
 			}
 			// Who answers first is up to the scheduler, and a busy machine's may have two peers bring
-			// the same: two of three times it must not.
+			// the same: one feed may cross twice, and more than that not two of three times.
+			if test.size > 1 {
+				most += 1 / float64(test.feeds)
+			}
 			tries, good := 0, 0
 			for tries < 3 && good < 2 && (tries != 1 || good == 0) {
 				synctest.Test(t, func(t *testing.T) {
@@ -143,7 +146,7 @@ func TestRejoinSendsWhatIsMissing(t *testing.T) {
 				tries++
 			}
 			if good <= tries/2 {
-				t.Errorf("%d of %d times at most %.1f bytes were sent for each that was missing, in at most twice what the link takes", good, tries, most)
+				t.Errorf("%d of %d times at most %.2f bytes were sent for each that was missing, in at most twice what the link takes", good, tries, most)
 			}
 		})
 	}

@@ -88,15 +88,15 @@ loopback-* of the bench have whole processes.
 
 Two halves come together over one line of 1 MB/s (test/sim). Bytes are those between the halves for each byte that one
 of them lacked, time is against what the missing bytes take on the line. Those of 5.5 MB were recorded with an
-earlier build, in which a feed waited while others came.
+earlier build, in which feeds waited longer for each other.
 
 | nodes | links between the halves | missing | bytes | time |
 |--:|---|--:|--:|--:|
 | 8 | one | 5.4 MB | 1.02 | 1.5 |
 | 24 | all that the mesh wants | 5.5 MB | 1.06 | 1.7 |
 | 40 | all that the mesh wants | 5.5 MB | 1.13 | 1.8 |
-| 24 | all that the mesh wants | 1.4 MB | 1.14 | 1.4 |
-| 40 | all that the mesh wants | 1.4 MB | 1.9 | 2.1 |
+| 24 | all that the mesh wants | 1.4 MB | 1.2 | 1.5 |
+| 40 | all that the mesh wants | 1.4 MB | 1.5 | 1.8 |
 
 With little missing, greeting and comparing weigh more, and the seconds that nodes leave a feed to each other. Where
 a fifth of the nodes pass nothing on or serve nothing, 0.7 MB a side are there after three seconds and cross 1.2 to 1.8 times.
