@@ -241,7 +241,7 @@ func (s *Set) verdict(id spiffeid.ID, now time.Time) Status {
 	if !ok {
 		return Status{}
 	}
-	st := Status{Standing: Held, Since: d.since, Reason: fmt.Sprintf("%s, seen by this node: %s", d.class, d.what)}
+	st := Status{Standing: Held, Since: d.since, Doubted: true, Reason: fmt.Sprintf("%s, seen by this node: %s", d.class, d.what)}
 	if t.Quorum == 0 {
 		st.Reason += fmt.Sprintf("; %d observers are too few for a quorum", t.Observers)
 	} else {

@@ -157,7 +157,7 @@ func TestTooFewForAQuorum(t *testing.T) {
 		for _, m := range members[1:] {
 			accuse(t, s, t0, m.ID, accusation(t, members[0].ID, t0))
 		}
-		if st := s.Doubt(t0, members[0].ID, "attestation-stale", "nothing came"); st.Standing != want {
+		if st := s.Doubt(t0, members[0].ID, "attestation-stale", "nothing came"); st.Standing != want || st.Doubted != (want == Held) {
 			t.Errorf("%d nodes: %s (%s), want %s", n, st.Standing, st.Reason, want)
 		}
 		s.Trust(members[0].ID)

@@ -42,6 +42,7 @@ type Status struct {
 	Findings int       // findings against the identity, answered ones too
 	Reason   string    // one line for an operator; empty for ok
 	MinEpoch uint64    // epochs of its feed below this stay frozen; 0: none
+	Doubted  bool      // held only for what this node finds by itself and can prove to nobody: see Set.Doubt
 }
 
 // Standing computes the standing of an identity from the facts known now.

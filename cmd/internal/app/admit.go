@@ -13,6 +13,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/admission"
+	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
 )
 
 // ownShare is how much of its own buckets a node uses: its records are signed a moment
@@ -88,6 +89,16 @@ var controlCalls = map[string]string{
 	feed.KindEvidence: "standing_sync", feed.KindAccusation: "standing_sync", feed.KindAttestation: "standing_sync",
 }
 
+// clears reports whether state of a kind may clear its origin: the evidence of a held node's machine,
+// which is judged by what it shows. Kept out, nobody came back who is held for want of it.
+func (g *gate) clears(origin spiffeid.ID, kind string) bool {
+	if kind != feed.KindAttestation {
+		return false
+	}
+	source := g.subject(origin)
+	return source != nil && source.Standing == quarantine.Held.String()
+}
+
 func (g *gate) judge(book *admission.Book, origin spiffeid.ID, op feed.Op, written time.Time, restated bool) error {
 	key, err := feed.ParseKey(op.Key)
 	if err != nil {
@@ -102,16 +113,17 @@ func (g *gate) judge(book *admission.Book, origin spiffeid.ID, op feed.Op, writt
 		Key: op.Key, Kind: key.Kind, Scope: op.Scope.String(), Size: len(op.Value), At: written, Restated: restated,
 	})
 	if said := (*admission.Refusal)(nil); errors.As(err, &said) {
-		if call, is := controlCalls[key.Kind]; is && !errors.Is(err, admission.ErrRate) && g.control(origin, call) {
+		rate, grant := errors.Is(err, admission.ErrRate), errors.Is(err, admission.ErrGrant)
+		if call, is := controlCalls[key.Kind]; !rate && (!grant && g.clears(origin, key.Kind) || is && g.control(origin, call)) {
 			return nil
 		}
 		if !said.Repeated {
 			g.record(said.Decision)
 		}
 		switch {
-		case errors.Is(err, admission.ErrGrant):
+		case grant:
 			return g.refuse(err, "grant")
-		case errors.Is(err, admission.ErrRate):
+		case rate:
 			return g.refuse(err, "rate")
 		}
 		return g.refuse(err, "policy")

@@ -235,3 +235,23 @@ func TestGateLetsRepairsIn(t *testing.T) {
 		}
 	}
 }
+
+// A held node's evidence comes in, whatever policy makes of its standing: else nothing could end the
+// hold. Nothing else of it does, nor the evidence of one that is shut out.
+func TestGateLetsAHeldNodeClearItself(t *testing.T) {
+	g, _, _ := shippedGate(t, nil)
+	standing := ""
+	g.subject = func(id spiffeid.ID) *policy.Peer {
+		return &policy.Peer{SPIFFEID: id.String(), Path: segments(id), Region: "east", Standing: standing}
+	}
+	g.peers = admission.New(admission.Config{Ask: g.ask})
+	g.control = func(spiffeid.ID, string) bool { return false }
+	for _, standing = range []string{"held", "quarantined", "revoked"} {
+		for _, kind := range []string{feed.KindAttestation, feed.KindNode, feed.KindAccusation, "x-b"} {
+			want := standing == "held" && kind == feed.KindAttestation
+			if err := g.takes(gateOp(kind, "n", "1"), time.Now()); (err == nil) != want {
+				t.Errorf("%s of a %s node: %v", kind, standing, err)
+			}
+		}
+	}
+}

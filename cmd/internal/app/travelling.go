@@ -16,6 +16,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
+	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
 	"github.com/bailiwick-mesh/bailiwick/policy/rollout"
 	"github.com/bailiwick-mesh/bailiwick/policy/travel"
 )
@@ -298,9 +299,16 @@ func (a *App) carriedPolicy(want func(kind, name string, scope feed.Scope, value
 
 // controlCall reports whether a control call of a node may be: what keeps nodes repairable,
 // which only the global level can deny (policy.ControlCalls). The nodes are described as they
-// enrolled: what a lower level makes of their evidence has no say here either.
+// enrolled: what a lower level makes of their evidence has no say here either, nor what this
+// node doubts for it.
 func (a *App) controlCall(source spiffeid.ID, call string) bool {
-	describe := func(id spiffeid.ID) *policy.Peer { return a.subjects.by(id, a.enrolledAs(id)) }
+	describe := func(id spiffeid.ID) *policy.Peer {
+		p := a.subjects.by(id, a.enrolledAs(id))
+		if a.standing.of(id).Doubted {
+			p.Standing = quarantine.OK.String()
+		}
+		return p
+	}
 	return a.engine.Decide(context.Background(), policy.Input{
 		V: policy.InputVersion, Kind: policy.Connect, Time: policy.Time{Unix: time.Now().Unix(), Trusted: true},
 		Self: describe(a.cfg.Node), Source: describe(source), Action: &policy.Action{Name: call},
