@@ -21,7 +21,10 @@ func Show(line, column, width int, source string) string {
 	to := min(from+max(1, width), len(source))
 	if len(source) > maxShown {
 		cut := max(0, min(from-maxShown/4, len(source)-maxShown))
-		for !utf8.RuneStart(source[cut]) {
+		for range min(cut, utf8.UTFMax-1) { // what is no UTF-8 may have no beginning for long
+			if utf8.RuneStart(source[cut]) {
+				break
+			}
 			cut++
 		}
 		source, from, to = source[cut:], from-cut, to-cut
@@ -29,7 +32,10 @@ func Show(line, column, width int, source string) string {
 			source, from, to = "..."+source, from+3, to+3
 		}
 		if end := maxShown; len(source) > end+3 {
-			for !utf8.RuneStart(source[end]) {
+			for range utf8.UTFMax - 1 {
+				if utf8.RuneStart(source[end]) {
+					break
+				}
 				end--
 			}
 			source, to = source[:end]+"...", min(to, end)
