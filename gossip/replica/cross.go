@@ -2,7 +2,6 @@ package replica
 
 import (
 	"math"
-	"slices"
 	"time"
 
 	"golang.org/x/time/rate"
@@ -334,39 +333,6 @@ func (r *Replica) endCrossings(now time.Time) {
 	r.compareNext(now)
 }
 
-// mayCompare reports whether to go down now into what differs from a peer's copy. Of far ones
-// few are enough: what they tell, the near will fetch as well. They take turns, so that no one
-// who says so all the time keeps others from being compared with.
-func (r *Replica) mayCompare(s *session, theirs [32]byte, now time.Time) bool {
-	if s.peer.near || r.near() == 0 {
-		return true
-	}
-	s.root = theirs
-	x := &r.crossings
-	//bailiwick:check TestFarClaims/comparisons
-	if !slices.ContainsFunc(x.waiting, func(other *session) bool { return other.peer == s.peer }) {
-		x.waiting = append(x.waiting, s)
-	}
-	r.compareNext(now)
-	return false
-}
-
-// compareNext compares with the far peers that come first, as many as may be now.
-func (r *Replica) compareNext(now time.Time) {
-	x := &r.crossings
-	for len(x.waiting) > 0 {
-		s := x.waiting[0]
-		differs := r.sessions[s] && r.carriedWith(s.peer).tree.Hash("") != s.root
-		if differs && (len(x.of) == 0 || now.Sub(s.told) >= compareBusy) {
-			if !x.compares.AllowN(now, 1) {
-				return
-			}
-			r.compare(s, s.root, now)
-		}
-		x.waiting = x.waiting[1:]
-	}
-}
-
 // needless reports whether what a far peer was asked for, and has sent nothing of, is with a
 // near one now.
 func (r *Replica) needless(f feed.FeedID, q *pull, p *peer) bool {
@@ -393,12 +359,4 @@ func (r *Replica) dueIn(now time.Time) (time.Duration, bool) {
 		return cross, true
 	}
 	return wait, waits
-}
-
-// answered takes the time that a peer took to answer in a comparison.
-func (r *Replica) answered(s *session, now time.Time) {
-	if !s.compared.IsZero() && !s.peer.near {
-		s.peer.round = max(s.peer.round, now.Sub(s.compared))
-	}
-	s.compared = time.Time{}
 }
