@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
+	"github.com/open-policy-agent/opa/v1/rego"
 	"github.com/open-policy-agent/opa/v1/storage"
 	"github.com/open-policy-agent/opa/v1/topdown"
 )
@@ -81,7 +82,7 @@ func (c *compiled) measure(l *Level, compiler *ast.Compiler, store storage.Store
 // dearest is the rule that takes most of the steps, nil where none takes part.
 func (q *question) dearest(input ast.Value) *ast.Rule {
 	t := &ruleCounter{rules: map[uint64]*ast.Rule{}, steps: map[*ast.Rule]int{}}
-	_, _ = q.query.run(context.Background(), q.query.about(input, newMeter(context.Background(), time.Minute)).WithQueryTracer(t))
+	_, _ = q.query.run(context.Background(), input, newMeter(context.Background(), time.Minute), rego.EvalQueryTracer(t))
 	var most *ast.Rule
 	for r, n := range t.steps {
 		if most == nil || cmp.Or(cmp.Compare(n, t.steps[most]), -cmp.Compare(r.Location.String(), most.Location.String())) > 0 {

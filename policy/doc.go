@@ -40,24 +40,26 @@
 //
 // # How OPA is used
 //
-// As a library: never its server, SDK, runtime or plugins, which bring an HTTP control plane, and data that
-// is written while it serves. The product imports these of its packages and no others (TestArrows), all from here:
+// As a library: modules are read and compiled by v1/ast, levels are asked through v1/rego (one PreparedEvalQuery
+// for each kind), and OPA's own bundles are read and written by v1/bundle. Never its server, SDK, runtime or
+// plugins, which bring an HTTP control plane, and data that is written while it serves. What those three ask of
+// whoever uses them, and what the tools of authors are made of, comes with them, and nothing else (TestArrows):
 //
 //	v1/ast                     parses, compiles and checks modules; inputs and answers are its terms
-//	v1/topdown                 evaluates what was compiled; its tracers see steps, tests and explanations
-//	v1/storage, storage/inmem  where topdown reads a level's data
-//	v1/metrics                 its NoOp, so that topdown keeps no times
-//	v1/util                    reads data with numbers as they are written
-//	v1/types                   tells a function that is not called from other errors of types
-//	v1/rego                    asks for one term beside a decision: for an explanation, or of a test that failed
-//	v1/tester, v1/cover        the tests of authors, and what they reach
-//	v1/format                  the one layout
+//	v1/rego                    asks: decisions, explanations, the terms of a test that failed
 //	v1/bundle                  OPA's own bundles, in and out (package opabundle only)
 //
-// Decisions are asked of v1/topdown, which is what v1/rego asks. With v1/rego between, as a PreparedEvalQuery
-// with EvalParsedInput and no tracer, the reference policy of 200 rules takes 339 allocations a decision
-// instead of 219; 264 where it is also given our cache of rule values. It keeps times, options and result sets
-// that nobody reads here, and makes a new query each time, where query keeps one.
+//	v1/storage, storage/inmem  what v1/rego reads a level's data from
+//	v1/topdown                 the types of v1/rego's options: what ends an evaluation, what traces it, what it remembers
+//	v1/metrics                 its NoOp, so that v1/rego keeps no times
+//	v1/util                    reads data with numbers as they are written
+//	v1/types                   tells a function that is not called from other errors of types
+//	v1/tester, v1/cover        the tests of authors, and what they reach
+//	v1/format                  the one layout
+//
+// A decision of the reference policy of 200 rules takes 258 allocations. Asking v1/topdown itself would save 39
+// of them: v1/rego copies each answer into a result set, and makes a new query each time. That is not worth a
+// way of our own around it. The cache of rule values is ours (ruleCache), and saves 75.
 //
 // # Modules
 //

@@ -110,7 +110,7 @@ func (l *active) trace(ctx context.Context, kind Kind, in ast.Value) (out []Rule
 	q := l.kinds[kind]
 	stop := topdown.NewCancel()
 	defer context.AfterFunc(ctx, stop.Cancel)()
-	_, err = q.query.run(ctx, q.query.about(in, stop).WithQueryTracer(&t).WithIndexing(false).WithEarlyExit(false))
+	_, err = q.query.run(ctx, in, stop, rego.EvalQueryTracer(&t), rego.EvalRuleIndexing(false), rego.EvalEarlyExit(false))
 	facts := factReader{ctx: ctx, level: l, in: in}
 	eachRule(l.Name, l.compiler, func(k Kind, r *ast.Rule) {
 		name, _ := r.Head.Ref()[0].Value.(ast.Var)
