@@ -7,9 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/bailiwick-mesh/bailiwick/cmd/internal/app"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/explain"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/governing"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/provision"
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 )
@@ -116,11 +116,11 @@ func goBack(held []*controlv1.SignedPolicy, to uint64) (*controlv1.SignedPolicy,
 			if m.Version == to {
 				return m, nil
 			}
-		case m.State == app.PolicyInForce:
+		case m.State == governing.StateInForce:
 			if current = m; m != held[0] {
 				return m, nil
 			}
-		case m.State == app.PolicyWasBefore && current != nil && m.Digest != current.Digest:
+		case m.State == governing.StateWasBefore && current != nil && m.Digest != current.Digest:
 			return m, nil
 		}
 	}
@@ -136,9 +136,9 @@ func untried(held []*controlv1.SignedPolicy, digest string) (err error) {
 	for _, m := range held {
 		switch {
 		case m.Digest != digest:
-		case m.State == app.PolicyStopped:
+		case m.State == governing.StateStopped:
 			err = fmt.Errorf("version %d was stopped on the node: %s (--force brings it back all the same)", m.Version, m.Reason)
-		case m.State == app.PolicyStaged:
+		case m.State == governing.StateStaged:
 			err = fmt.Errorf("version %d was never in force on the node (--force takes it all the same)", m.Version)
 		default:
 			return nil

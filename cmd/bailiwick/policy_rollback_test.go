@@ -10,9 +10,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/cmd/internal/app"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/explain"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/governing"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/provision"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
@@ -46,7 +46,7 @@ func TestFallBack(t *testing.T) {
 		}
 		return &loaded
 	}
-	held := []*controlv1.SignedPolicy{version(3, app.PolicyInForce, "package c"), version(2, app.PolicyStopped, "package b"), version(1, app.PolicyWasBefore, "package a")}
+	held := []*controlv1.SignedPolicy{version(3, governing.StateInForce, "package c"), version(2, governing.StateStopped, "package b"), version(1, governing.StateWasBefore, "package a")}
 	next := provision.Policy{Level: policy.Global, Scope: bundle.ScopeMesh, Version: 4}
 	for name, c := range map[string]struct {
 		held  []*controlv1.SignedPolicy
@@ -83,7 +83,7 @@ func TestGoBack(t *testing.T) {
 	v := func(n uint64, state, digest string) *controlv1.SignedPolicy {
 		return &controlv1.SignedPolicy{Version: n, State: state, Digest: digest}
 	}
-	const in, was, stopped, staged, held = app.PolicyInForce, app.PolicyWasBefore, app.PolicyStopped, app.PolicyStaged, "held"
+	const in, was, stopped, staged, held = governing.StateInForce, governing.StateWasBefore, governing.StateStopped, governing.StateStaged, "held"
 	for name, c := range map[string]struct {
 		held  []*controlv1.SignedPolicy
 		to    uint64

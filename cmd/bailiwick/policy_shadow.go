@@ -10,8 +10,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/bailiwick-mesh/bailiwick/cmd/internal/app"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/governing"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/output"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
@@ -68,7 +68,7 @@ func shadowStart(o *options, path string) error {
 		return err
 	}
 	for i, err := range errs {
-		if err != nil && !errors.Is(err, app.ErrShadow) {
+		if err != nil && !errors.Is(err, governing.ErrShadow) {
 			fmt.Fprintln(o.err, targets[i].name+": not started:", err)
 		}
 	}

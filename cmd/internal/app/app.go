@@ -17,15 +17,16 @@
 //
 //	app, open                          the node: its fields, what runs, the steps of building
 //	(packages machine and enrolling)   what the machine is; what this node was issued, and its epoch
+//	(package governing)                policy: what is held and in force, rolled out, or compared
 //	verifier, system                   epoch certificates of all regions; clock and service manager
 //	quoting, evidence, appraise,       proving this machine again and again; judging others
 //	appraisals, attestation
 //	roles, lease, region               the authority on this node; how long without it; summaries
 //	issuing, news                      the issuer on this node (package issuing), and how it tells nodes of news
-//	shadowing, reach                   a candidate beside the policy in force; who can reach what
+//	reach                              who can reach what
 //	rules, reload                      trust and other files, at the start and later
-//	policies, travelling, answering,   policy: what is held and in force; how it comes and goes
-//	reverts, generations, staleness      on, and back; what is in force on other nodes; without news
+//	travelling, reverts, generations,  policy: how it comes and goes on; what follows when the engine goes back;
+//	rollout_nodes                        what is in force on other nodes, and what they say of staged records
 //	state, records, directory          what peers' state means here
 //	admit, residency                   what of it may become visible, and where it may be
 //	peering, membership, datapath      links, hints, workload traffic
@@ -66,6 +67,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/enrolling"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/garbage"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/governing"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/issuing"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/machine"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/shipping"
@@ -98,7 +100,7 @@ type App struct {
 	trust     *trust.Set
 	machine   *machine.Machine
 	engine    *policy.Engine
-	policies  *policies
+	policies  *governing.Policies
 	desk      *travel.Desk      // brings policy from other nodes
 	carried   map[string]bool   // names of policy records in this node's feed, since it started; publish's
 	answering *turns.Turns      // bounds how many questions of peers are answered at once
@@ -106,9 +108,9 @@ type App struct {
 	shipper   *shipping.Shipper // of the trail, to a log collector; nil: none
 	decisions *decision.Log
 	payloads  *payload.Keys
-	shadowing *shadowing
-	rolling   *rolling
-	floors    *policyFloors
+	shadowing *governing.Shadowing
+	rolling   *governing.Rolling
+	floors    *governing.Floors
 	gate      *gate
 	residency *residency
 	changing  [64]sync.Mutex // by name: held while a part of a shared value is made of the last
@@ -171,7 +173,7 @@ func Run(ctx context.Context, c config.Config, version string, log *slog.Logger,
 
 // New builds a node; nothing of it runs yet but what asks an issuer for its identity.
 func New(c config.Config, version string, log *slog.Logger) (*App, error) {
-	a := &App{cfg: c, version: version, log: log, metrics: prometheus.NewRegistry(), recheck: make(chan struct{}, 1), reverts: make(chan revert, maxReverts), answering: turns.New(policyAnswers, policyAnswersEach), floors: &policyFloors{log: log}, heard: heardNews{}}
+	a := &App{cfg: c, version: version, log: log, metrics: prometheus.NewRegistry(), recheck: make(chan struct{}, 1), reverts: make(chan revert, maxReverts), answering: turns.New(policyAnswers, policyAnswersEach), floors: governing.NewFloors(log), heard: heardNews{}}
 	a.metrics.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	for _, step := range []func() error{
 		a.openState, a.openPolicyBeside(a.openMachine, a.openTrust, a.openCredentials), a.openShadow, a.openStanding,
@@ -215,10 +217,10 @@ func (a *App) Run(ctx context.Context) error {
 	part("replica", a.replica.Run)
 	part("standing", a.standing.run)
 	part("decisions", a.decisions.Run)
-	part("shadow", a.shadowing.shadow.Run)
-	part("rollout shadow", a.rolling.shadow.Run)
+	part("shadow", a.shadowing.Run)
+	part("rollout shadow", a.shadowing.RunStaged)
 	part("policy", a.desk.Run)
-	part("staleness", func(ctx context.Context) error { return a.policies.watchStaleness(ctx, a.lease.quiet) })
+	part("staleness", func(ctx context.Context) error { return a.policies.WatchStaleness(ctx, a.lease.quiet) })
 	part("reverts", a.reverting)
 	part("lease", a.lease.run)
 	if a.metricLis != nil {
@@ -295,7 +297,7 @@ func (a *App) join(ctx context.Context) error {
 		"link": a.link.Run, "peering": a.peering.run, "directory": a.followState, "tunnels": a.data.run,
 		"membership": a.serf.run, "records": a.publish,
 		"appraisals": a.attesting.run, "quotes": newQuoting(a).run, "beacons": a.beacons,
-		"rollouts": a.rolling.loop, "witnesses": a.gatherer.Run, "retention": a.keepRetention, "trust beside the trail": a.trustBeside, "payloads": a.keepPayloads, "region log": a.regionLog,
+		"rollouts": a.rolling.Run, "witnesses": a.gatherer.Run, "retention": a.keepRetention, "trust beside the trail": a.trustBeside, "payloads": a.keepPayloads, "region log": a.regionLog,
 		"changes": func(ctx context.Context) error { return a.watchTrust(ctx, issued) },
 	} {
 		g.Go(func() error {

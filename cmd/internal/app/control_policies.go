@@ -11,20 +11,16 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/governing"
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 )
 
-// The states of a signed policy on a node.
+// The states of a signed policy that a node does not hold; see package governing for those that it does.
 const (
-	PolicyInForce   = "in force"
-	PolicyWasBefore = "was in force"
-	PolicyStopped   = "stopped" // its rollout, on this node
-	PolicyStaged    = "staged"  // and not in force here so far
-	policyHeld      = "held"
-	policyWaiting   = "waiting"
-	policyRefused   = "refused"
+	policyWaiting = "waiting"
+	policyRefused = "refused"
 )
 
 // ErrPolicyScope means a policy was handed to a node that has no use for it and would
@@ -43,15 +39,15 @@ func policyMessage(r *bundle.Record, state, reason string) *controlv1.SignedPoli
 // ListPolicies tells what this node holds, and what is in force on the nodes of its region.
 func (h handler) ListPolicies(ctx context.Context, req *controlv1.ListPoliciesRequest) (*controlv1.ListPoliciesResponse, error) {
 	resp := &controlv1.ListPoliciesResponse{View: h.view(ctx)}
-	for _, k := range h.policies.kept() {
+	for _, k := range h.policies.Kept() {
 		r := &k.Record
 		if req.Level != "" && (r.Level != req.Level || r.Scope != req.Scope) {
 			continue
 		}
-		state, reason := h.policies.stateOf(k)
+		state, reason := h.policies.StateOf(k)
 		m := policyMessage(r, state, reason)
 		if req.Files {
-			content, err := h.policies.book.Content(r.Level, r.Scope, r.Version)
+			content, err := h.policies.Book().Content(r.Level, r.Scope, r.Version)
 			if err == nil {
 				m.File, err = bundle.Join(k.Statement, content)
 			}
@@ -100,7 +96,7 @@ func (n nodePolicy) message() *controlv1.NodePolicy {
 // PublishPolicy takes a signed policy from an operator: who signed it decides whether it
 // counts.
 func (h handler) PublishPolicy(ctx context.Context, req *controlv1.PublishPolicyRequest) (*controlv1.PublishPolicyResponse, error) {
-	v, err := h.policies.verifyFile(req.File)
+	v, err := h.policies.VerifyFile(req.File)
 	if err != nil {
 		return nil, h.coded(connect.CodePermissionDenied, err)
 	}
@@ -117,9 +113,9 @@ func (h handler) PublishPolicy(ctx context.Context, req *controlv1.PublishPolicy
 		return nil, err
 	}
 	before, news := h.engine.Revision(), false
-	if news, err = h.policies.book.Judge(v); err == nil {
+	if news, err = h.policies.Book().Judge(v); err == nil {
 		var refused error
-		if refused, err = h.policies.take(v, true); refused != nil {
+		if refused, err = h.policies.Take(v, true); refused != nil {
 			return nil, h.coded(connect.CodeFailedPrecondition, refused)
 		}
 	}
@@ -127,9 +123,18 @@ func (h handler) PublishPolicy(ctx context.Context, req *controlv1.PublishPolicy
 		return nil, h.coded(connect.CodeFailedPrecondition, err)
 	}
 	h.policyTaken(before)
-	state := policyHeld
-	if h.policies.enforces(v) {
-		state = PolicyInForce
+	state := governing.StateHeld
+	if h.policies.Enforces(v) {
+		state = governing.StateInForce
 	}
 	return &controlv1.PublishPolicyResponse{View: h.view(ctx), Policy: policyMessage(r, state, ""), Changed: news}, nil
+}
+
+func rolloutMessage(x governing.Rolled) *controlv1.Rollout {
+	r := &x.Record.Record
+	return &controlv1.Rollout{
+		Level: r.Level, Scope: r.Scope, Version: r.Version, Ring: r.Rollout.Name(x.Outlook.Ring), Phase: string(x.Outlook.State.Phase),
+		Since: timestamppb.New(x.Outlook.State.Since), Reason: x.Outlook.State.Reason, Waits: x.Outlook.Waits,
+		Compared: x.Measured.Compared, Denied: x.Measured.Denied, Failed: x.Measured.Failed,
+	}
 }

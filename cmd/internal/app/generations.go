@@ -9,8 +9,7 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/attest/bounded"
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
-	"github.com/bailiwick-mesh/bailiwick/policy"
-	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/governing"
 	"github.com/bailiwick-mesh/bailiwick/policy/rollout"
 	"github.com/bailiwick-mesh/bailiwick/policy/travel"
 )
@@ -54,6 +53,13 @@ func (w rolloutWire) state() *rollout.State {
 	return &rollout.State{Phase: rollout.Phase(w.Phase), Since: time.UnixMilli(w.Since), Reason: w.Reason}
 }
 
+// rolloutOnWire is what this node tells others of a staged record.
+func rolloutOnWire(x governing.Rolled) rolloutWire {
+	reason := x.Outlook.State.Reason
+	return rolloutWire{Name: [8]byte(x.Record.Name[:]), Phase: string(x.Outlook.State.Phase), Since: x.Outlook.State.Since.UnixMilli(), Reason: clipReason(reason),
+		Soaked: x.Record.Record.Rollout.Soaked(x.Outlook.State)}
+}
+
 type refusalWire struct {
 	Level   string `cbor:"1,keyasint"`
 	Scope   string `cbor:"2,keyasint"`
@@ -92,11 +98,11 @@ func (g generationRecord) effective() (out []travel.Effective) {
 // generation is what this node says of its policy.
 func (a *App) generation() generationRecord {
 	g := generationRecord{Revision: a.engine.Revision()}
-	for _, v := range a.policies.inForce() {
-		g.Levels = append(g.Levels, levelWire{Level: v.Record.Level, Scope: v.Record.Scope, Version: v.Record.Version, Name: [8]byte(v.Name[:]), Stale: a.policies.staleAt(v.Record.Level)})
+	for _, v := range a.policies.InForce() {
+		g.Levels = append(g.Levels, levelWire{Level: v.Record.Level, Scope: v.Record.Scope, Version: v.Record.Version, Name: [8]byte(v.Name[:]), Stale: a.policies.StaleAt(v.Record.Level)})
 	}
-	for _, x := range a.rolling.progress() {
-		g.Rollouts = append(g.Rollouts, x.wire())
+	for _, x := range a.rolling.Progress() {
+		g.Rollouts = append(g.Rollouts, rolloutOnWire(x))
 	}
 	for _, r := range a.refusedPolicies() {
 		if len(g.Refused) == maxRefusals {
@@ -122,7 +128,7 @@ func (n nodePolicy) behind() bool { return !n.known || len(n.gaps) > 0 }
 // desiredPolicy is what should be in force, by the records that came here.
 func (a *App) desiredPolicy(now time.Time) travel.Desired {
 	d := travel.Desired{}
-	for _, k := range a.policies.kept() {
+	for _, k := range a.policies.Kept() {
 		d.Want(&k.Record, k.Name, now)
 	}
 	for _, n := range a.desk.Newest() {
@@ -144,7 +150,7 @@ func (a *App) nodePolicies(now time.Time) []nodePolicy {
 		if n.said, n.known = a.dir.policy(id); id == a.cfg.Node {
 			n.said, n.known = a.generation(), true
 		}
-		n.gaps = desired.Gaps(slotsOf(id), n.said.effective())
+		n.gaps = desired.Gaps(governing.SlotsOf(id), n.said.effective())
 		out = append(out, n)
 	}
 	return out
@@ -159,13 +165,6 @@ func (a *App) policyDrift(now time.Time) (nodes, behind int) {
 		}
 	}
 	return len(all), behind
-}
-
-// slotsOf are the levels that hold on a node.
-func slotsOf(id spiffeid.ID) []travel.Slot {
-	return []travel.Slot{
-		{Level: policy.Global, Scope: bundle.ScopeMesh}, {Level: policy.Regional, Scope: id.TrustDomain().Name()}, {Level: policy.Local, Scope: localScope(id)},
-	}
 }
 
 // policy is what a node said of its policy.

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/issuing"
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
 )
@@ -19,7 +21,7 @@ func (a *App) openIssuing() (err error) {
 	a.issuing, err = issuing.Open(issuing.Config{
 		Node: a.cfg, Device: a.machine.RootDevice, Trust: a.trust, Branch: a.branch, Standing: a.standing.issues,
 		Appraise: a.appraise, Judge: a.judgeProved, Store: a.store, Log: a.log, Metrics: a.metrics, Notify: notifySystemd,
-		Heads: a.policyHeads,
+		Heads: func(node spiffeid.ID) [][]byte { return a.policies.Heads(node, a.rolloutPeers) },
 	})
 	a.onStop(a.issuing.Close)
 	return err

@@ -39,7 +39,7 @@ func (a *App) gauges() error {
 		}},
 		"bailiwick_policy_stale_in_seconds": {"Time until a level of policy in force has been without news for too long; 0 once one has, +Inf where no level has a bound.", func() float64 {
 			left := math.Inf(1)
-			for _, v := range a.policies.inForce() {
+			for _, v := range a.policies.InForce() {
 				if s := v.Record.Staleness(a.lease.quiet(time.Now())); s.Bounded {
 					left = min(left, s.Left.Seconds())
 				}
@@ -48,8 +48,8 @@ func (a *App) gauges() error {
 		}},
 		"bailiwick_policy_rollouts_stopped": {"Staged policies that this node stopped because they deny or fail too much; a newer version ends that.", func() float64 {
 			stopped := 0
-			for _, x := range a.rolling.progress() {
-				if x.outlook.State.Phase == rollout.Stopped {
+			for _, x := range a.rolling.Progress() {
+				if x.Outlook.State.Phase == rollout.Stopped {
 					stopped++
 				}
 			}

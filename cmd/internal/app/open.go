@@ -19,6 +19,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/enrolling"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/governing"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/issuing"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/machine"
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
@@ -106,7 +107,7 @@ func (a *App) openTrust() (err error) {
 		return err
 	}
 	a.creds = enrolling.New(enrolling.Config{
-		Node: a.cfg, Version: a.version, Machine: a.machine, Trust: a.trust, Vault: v, Store: a.store, Log: a.log, PolicyHeads: a.floors.told,
+		Node: a.cfg, Version: a.version, Machine: a.machine, Trust: a.trust, Vault: v, Store: a.store, Log: a.log, PolicyHeads: a.floors.Told,
 	})
 	a.creds.TellKnownTrust()
 	a.verify = newVerifier(a.trust)
@@ -129,14 +130,11 @@ func (a *App) openCredentials() error {
 // awaitTold returns when the trail tells of the trust that this node starts with.
 func (a *App) awaitTold() error { return a.creds.Told() }
 
-// requiredLevels are those without which a node denies everything.
-var requiredLevels = []string{policy.Global, policy.Regional}
-
 func (a *App) openPolicy() (err error) {
 	if a.global, err = globalKeys(a.cfg); err != nil {
 		return err
 	}
-	a.engine = policy.New(policy.Config{Require: requiredLevels, OnRevert: a.policyReverted, Isolated: a.isolated, Metrics: a.metrics})
+	a.engine = policy.New(policy.Config{Require: governing.Required, OnRevert: a.policyReverted, Isolated: a.isolated, Metrics: a.metrics})
 	a.trail = &trailKeeper{dir: filepath.Join(string(a.cfg.State), "trail"), app: a}
 	if a.payloads, err = payload.Open(filepath.Join(string(a.cfg.State), payload.DirName), a.store); err != nil {
 		return err
@@ -146,11 +144,11 @@ func (a *App) openPolicy() (err error) {
 		Labels: map[string]string{"id": a.cfg.Node.String(), "version": a.version}, Log: a.log, Metrics: a.metrics,
 		Gap: a.trail.gap, Hold: a.cfg.Trail.Hold != "", MaxBytes: int64(a.cfg.Policy.Decisions.MaxBytes),
 	})
-	a.policies = newPolicies(a.cfg, a.engine, a.store, a.global, a.decisions.Change, a.log)
-	if err := a.policies.open(); err != nil {
+	a.policies = governing.New(a.cfg, a.engine, a.store, a.global, a.decisions.Change, a.log)
+	if err := a.policies.Open(); err != nil {
 		return err
 	}
-	if err := a.floors.open(a.policies.book, a.global); err != nil {
+	if err := a.floors.Open(a.policies.Book(), a.global); err != nil {
 		return err
 	}
 	a.desk = a.newDesk()

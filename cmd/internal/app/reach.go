@@ -13,6 +13,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/governing"
 	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/reach"
@@ -26,9 +27,9 @@ func (h handler) Reach(ctx context.Context, req *controlv1.ReachRequest) (*contr
 	if err != nil {
 		return nil, h.coded(connect.CodeInvalidArgument, err)
 	}
-	engine := policy.New(policy.Config{Require: requiredLevels})
+	engine := policy.New(policy.Config{Require: governing.Required})
 	var levels []policy.Level
-	for _, v := range h.policies.inForce() {
+	for _, v := range h.policies.InForce() {
 		levels = append(levels, v.Level())
 	}
 	if err := engine.Activate(levels...); err != nil {
@@ -122,7 +123,7 @@ func (a *App) reachRoster(now time.Time) reach.Roster {
 			r.Services = append(r.Services, service)
 		}
 	}
-	for _, v := range a.policies.inForce() {
+	for _, v := range a.policies.InForce() {
 		for _, id := range reach.Named(v.Data) {
 			if _, err := identity.ParseNode(id); err != nil { // a workload's
 				addCaller(id, spiffeid.ID{})

@@ -31,7 +31,7 @@ func (a *App) newGateway() (*summary.Gateway, error) {
 					out = append(out, o.Raw)
 				}
 			}
-			for _, k := range a.policies.kept() {
+			for _, k := range a.policies.Kept() {
 				if k.Record.Level == policy.Global {
 					out = append(out, k.Statement)
 				}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
 	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 )
 
@@ -51,7 +52,7 @@ func (a *App) reload() {
 // before is looked at again; what was let in stays.
 func (a *App) reloadPolicy() {
 	before := a.engine.Revision()
-	if err := a.policies.reload(); err != nil {
+	if err := a.policies.Reload(); err != nil {
 		a.log.Error("reload: the policy is not taken over", "err", err, "in force", before)
 		return
 	}
@@ -65,7 +66,7 @@ func (a *App) policyTaken(before string) {
 	}
 	a.log.Info("policy taken over", "revision", a.engine.Revision(), "schemas", len(a.engine.Schemas()))
 	a.standing.roster() // its thresholds
-	a.shadowing.rebase()
+	a.shadowing.Rebase()
 	a.link.Recheck()
 	a.data.recheck()
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
@@ -77,7 +78,7 @@ func (a *App) policyTaken(before string) {
 
 // eachRecord hands every trust record of a file to fn.
 func eachRecord(path string, fn func(raw []byte) error) error {
-	b, err := readFile("trust.records", path)
+	b, err := config.ReadFile("trust.records", path)
 	if err != nil {
 		return err
 	}

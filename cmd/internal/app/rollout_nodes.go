@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/governing"
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/bailiwick-mesh/bailiwick/policy"
@@ -11,12 +12,16 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/policy/rollout"
 )
 
-// newRolling connects what takes staged policy forward with this node.
-func (a *App) newRolling() *rolling {
-	return &rolling{
-		policies: a.policies, engine: a.engine, shadowing: a.shadowing, shadow: a.shadowing.staged, log: a.log, known: map[string]versions{},
-		node: a.rolloutNode, peers: a.rolloutPeers, behind: a.lacksState, taken: a.policyTaken, settled: a.settledPolicy, offer: a.offerOvertaken,
+// openShadow brings back the candidate that was compared when the node stopped, and connects what takes
+// staged policy forward with this node.
+func (a *App) openShadow() (err error) {
+	if a.shadowing, err = governing.OpenShadowing(a.policies, a.isolated, a.metrics, a.log); err != nil {
+		return err
 	}
+	a.rolling = governing.NewRolling(a.policies, a.shadowing, governing.Fleet{
+		Node: a.rolloutNode, Peers: a.rolloutPeers, Behind: a.lacksState, Taken: a.policyTaken, Settled: a.settledPolicy, Offer: a.offerOvertaken,
+	}, a.log)
+	return nil
 }
 
 // rolloutNode is what tells this node's ring.
@@ -49,7 +54,7 @@ func (a *App) rolloutPeers(k bundle.Kept) (out []rollout.Peer) {
 	for _, e := range a.replica.Named(feed.KindNode, nodeName) {
 		n, err := identity.ParseNode(e.Owner)
 		if err != nil || e.Owner == a.cfg.Node || e.Owner.TrustDomain() != a.cfg.Node.TrustDomain() ||
-			k.Record.Level == policy.Local && localScope(e.Owner) != k.Record.Scope || a.standing.admits(e.Owner) != nil {
+			k.Record.Level == policy.Local && governing.LocalScope(e.Owner) != k.Record.Scope || a.standing.admits(e.Owner) != nil {
 			continue
 		}
 		p := rollout.Peer{

@@ -4,7 +4,6 @@ import (
 	"crypto/ecdsa"
 	"errors"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -56,15 +55,6 @@ func loadTrust(c config.Config, global []*ecdsa.PublicKey, kept [][]byte) (*trus
 		return nil, fmt.Errorf("trust.records: %w: %s", trust.ErrUnknown, c.Node.TrustDomain())
 	}
 	return set, nil
-}
-
-// readFile reads a file that a field of the configuration names.
-func readFile(field, path string) ([]byte, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %s: %w", config.ErrFile, field, err)
-	}
-	return b, nil
 }
 
 // subjects turns verified facts about identities into the words of policy.

@@ -13,6 +13,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
 	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/bailiwick-mesh/bailiwick/mesh/link"
+	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 )
 
 // debtTimeout bounds how long a status waits for the replica's loop.
@@ -214,14 +215,14 @@ func (h handler) selfStatus(ctx context.Context) *controlv1.NodeStatus {
 		self.Warnings = append(self.Warnings, ending("the trust record of region "+r.Region, r.NotAfter, now)...)
 	}
 	self.Policy.Shadow, _ = h.shadowStatus()
-	for _, x := range h.rolling.progress() {
-		m := x.message()
+	for _, x := range h.rolling.Progress() {
+		m := rolloutMessage(x)
 		self.Policy.Rollouts = append(self.Policy.Rollouts, m)
 		if m.Reason != "" {
-			self.Warnings = append(self.Warnings, fmt.Sprintf("the rollout of %s was stopped here: %s: a newer version ends that", x.record.Record.String(), m.Reason))
+			self.Warnings = append(self.Warnings, fmt.Sprintf("the rollout of %s was stopped here: %s: a newer version ends that", x.Record.Record.String(), m.Reason))
 		}
 	}
-	for _, v := range h.policies.inForce() {
+	for _, v := range h.policies.InForce() {
 		self.Warnings = append(self.Warnings, ending("the "+v.Record.Level+" policy", v.NotAfter, now)...)
 		self.Policy.Levels = append(self.Policy.Levels, &controlv1.PolicyLevel{
 			Level: v.Record.Level, Revision: fmt.Sprint(v.Record.Version), NotAfter: timestamppb.New(v.NotAfter), Scope: v.Record.Scope,
@@ -270,4 +271,12 @@ func (h handler) peerStatus(id spiffeid.ID, addr string, up map[spiffeid.ID]link
 		m.Attestation = h.attesting.status(id)
 	}
 	return m
+}
+
+// staleIn is a staleness for the API: seconds left, negative without a bound.
+func staleIn(s bundle.Staleness) float64 {
+	if !s.Bounded {
+		return -1
+	}
+	return s.Left.Seconds()
 }

@@ -11,7 +11,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/governing"
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
 	"github.com/bailiwick-mesh/bailiwick/policy"
@@ -42,15 +42,15 @@ const (
 // newDesk is what brings policy from other nodes to this one.
 func (a *App) newDesk() *travel.Desk {
 	return travel.New(travel.Config{
-		Store: a.store, Global: a.global, Wants: a.wantsPolicy, Judge: a.judgePolicy, Conflict: a.policies.book.Dispute,
+		Store: a.store, Global: a.global, Wants: a.wantsPolicy, Judge: a.judgePolicy, Conflict: a.policies.Book().Dispute,
 		Take: func(v *bundle.Verified) (refused, err error) {
 			before := a.engine.Revision()
-			if refused, err = a.policies.take(v, false); refused == nil && err == nil {
+			if refused, err = a.policies.Take(v, false); refused == nil && err == nil {
 				a.policyTaken(before)
 			}
 			return refused, err
 		},
-		Held: a.policies.content, Peers: a.policyPeers, Ask: a.askPolicy, Log: a.log,
+		Held: a.policies.Content, Peers: a.policyPeers, Ask: a.askPolicy, Log: a.log,
 		Budget: func(peer spiffeid.ID) uint64 { return uint64(a.cfg.LinkTo(peer).Budget) },
 	})
 }
@@ -58,17 +58,17 @@ func (a *App) newDesk() *travel.Desk {
 // judgePolicy reports whether a record is news here. One with a plan that a newer one has overtaken is
 // none before it has settled: its own rings do not go on.
 func (a *App) judgePolicy(v *bundle.Verified) (news bool, err error) {
-	if news, err = a.policies.book.Judge(v); !news || v.Record.Rollout == nil {
+	if news, err = a.policies.Book().Judge(v); !news || v.Record.Rollout == nil {
 		return news, err
 	}
-	newest, ok := a.policies.newest(v.Record.Level, v.Record.Scope)
+	newest, ok := a.policies.Newest(v.Record.Level, v.Record.Scope)
 	return !ok || newest.Record.Version < v.Record.Version || a.settledPolicy(newest, v.Name), nil
 }
 
 // refusedPolicies is what verified and is not taken: with the reason, as far as it stands.
 func (a *App) refusedPolicies() []travel.Refusal {
 	out := a.desk.Refused()
-	conflicts, err := a.policies.book.Conflicts()
+	conflicts, err := a.policies.Book().Conflicts()
 	if err != nil {
 		a.log.Error("policy records that gave way cannot be read", "err", err)
 	}
@@ -86,8 +86,8 @@ func (a *App) settledPolicy(newest bundle.Kept, name [32]byte) bool {
 // offerOvertaken has the desk look again at what others carry under a staged record: what has come in
 // vain before may have settled.
 func (a *App) offerOvertaken(newest bundle.Kept) {
-	for _, e := range a.replica.Named(feed.KindPolicy, policyName(&newest.Record)+overtaken) {
-		if r, err := bundle.ReadRecord(e.Value); err != nil || r.Version <= a.policies.version(newest.Record.Level) {
+	for _, e := range a.replica.Named(feed.KindPolicy, governing.NameOf(&newest.Record)+governing.Overtaken) {
+		if r, err := bundle.ReadRecord(e.Value); err != nil || r.Version <= a.policies.Version(newest.Record.Level) {
 			continue
 		}
 		if err := a.desk.Offer(e.Value, time.Now()); err != nil {
@@ -100,26 +100,8 @@ func (a *App) offerOvertaken(newest bundle.Kept) {
 // and, on the authority's node, of all its region, so that there always is one who has it.
 func (a *App) wantsPolicy(level, scope string) bool {
 	td := a.cfg.Node.TrustDomain().Name()
-	return slices.ContainsFunc(a.policies.slots, func(s policySlot) bool { return s.level == level && s.scope == scope }) ||
+	return a.policies.Own(level, scope) ||
 		a.cfg.Authority != nil && strings.HasPrefix(scope, td+"/")
-}
-
-// content returns what is held of a content, by the digest of its chunks.
-func (p *policies) content(chunks [32]byte) []byte {
-	for _, v := range p.inForce() {
-		if v.Record.Chunks == chunks {
-			return v.Packed()
-		}
-	}
-	for _, k := range p.kept() {
-		if k.Record.Chunks != chunks {
-			continue
-		}
-		if b, err := p.book.Content(k.Record.Level, k.Record.Scope, k.Record.Version); err == nil {
-			return b
-		}
-	}
-	return nil
 }
 
 // policyPeers are those who may have the content of a record: neighbours by chance, those on
@@ -137,7 +119,7 @@ func (a *App) policyPeers(r *bundle.Record) (out []spiffeid.ID) {
 	}
 	rand.Shuffle(len(out), func(i, j int) { out[i], out[j] = out[j], out[i] })
 	out = append(out, thin...)
-	for _, name := range []string{policyName(r), policyName(r) + overtaken} {
+	for _, name := range []string{governing.NameOf(r), governing.NameOf(r) + governing.Overtaken} {
 		for _, e := range a.replica.Named(feed.KindPolicy, name) {
 			if e.Owner != a.cfg.Node && !slices.Contains(out, e.Owner) {
 				out = append(out, e.Owner)
@@ -243,19 +225,6 @@ func domainOf(scope string) string {
 	return td
 }
 
-// overtaken ends the name of a key that carries what was in force before the staged record beside it.
-const overtaken = ".overtaken"
-
-// policyName is the last segment of the key that carries a policy record.
-func policyName(r *bundle.Record) string {
-	digest := statement.Digest([]byte(r.Scope)) // may be longer than a segment
-	name := fmt.Sprintf("%s.%x", r.Level, digest[:8])
-	if r.Mode == bundle.Shadow {
-		name += "." + bundle.Shadow
-	}
-	return name
-}
-
 // carriesPolicy reports whether this node passes a record on under a key of its own: one
 // that was handed to it and, so that others have it when that node is gone, the authority's
 // node all and gateways those of the whole mesh.
@@ -273,20 +242,13 @@ func (a *App) carriedPolicy(want func(kind, name string, scope feed.Scope, value
 			a.carried[e.Name] = true
 		}
 	}
-	wanted, staged := map[string]bool{}, map[string]bool{}
-	for _, k := range a.policies.kept() {
-		name := policyName(&k.Record)
-		if staged[name] && a.policies.enforced(&k.Record, k.Name) {
-			name += overtaken
-		}
-		if wanted[name] || !a.carriesPolicy(k) || len(k.Statement) > feed.MaxValue || k.Record.Travels() != nil {
-			continue // an older one, one that came here by itself, or one that travels by file only
-		}
-		wanted[name], a.carried[name], staged[name] = true, true, k.Record.Rollout != nil
-		want(feed.KindPolicy, name, feed.ScopeRegion, k.Statement)
+	wanted := a.policies.Carried(a.carriesPolicy)
+	for name, record := range wanted {
+		a.carried[name] = true
+		want(feed.KindPolicy, name, feed.ScopeRegion, record)
 	}
 	for name := range a.carried {
-		if wanted[name] {
+		if wanted[name] != nil {
 			continue
 		}
 		key := feed.KeyOf(a.cfg.Node, feed.KindPolicy, name)

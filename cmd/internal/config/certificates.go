@@ -17,13 +17,22 @@ var (
 	ErrFile = errors.New("a file that the configuration names cannot be read: check the path and who may read it")
 )
 
+// ReadFile reads a file that a field of the configuration names. Errors: ErrFile.
+func ReadFile(field, path string) ([]byte, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %s: %w", ErrFile, field, err)
+	}
+	return b, nil
+}
+
 // PublicKeys reads P-256 public keys, one of each PEM file. field names what says the files, in errors.
 // A certificate is refused: nobody would look at its end. Errors: ErrFile, ErrPEM.
 func PublicKeys(field string, paths ...string) (out []*ecdsa.PublicKey, err error) {
 	for _, path := range paths {
-		b, err := os.ReadFile(path)
+		b, err := ReadFile(field, path)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %s: %w", ErrFile, field, err)
+			return nil, err
 		}
 		block, _ := pem.Decode(b)
 		switch {

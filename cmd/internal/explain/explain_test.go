@@ -25,7 +25,7 @@ var areas = map[string]string{
 	"attest/store": "2", "attest/trail": "2", "attest/statement": "2",
 	"attest/tpm": "3", "attest/eventlog": "3", "attest/caller": "3", "attest/keyfile": "3",
 	"attest/bounded": "1", "identity": "4", "mesh": "5", "gossip": "6", "policy": "7", "policy/quarantine": "8",
-	"cmd": "1", "cmd/internal/audit": "2", "cmd/internal/witnessing": "2", "cmd/internal/beside": "2", "cmd/internal/app": "1345678", "cmd/internal/machine": "3", "cmd/internal/enrolling": "4", "cmd/internal/issuing": "14", "cmd/internal/dev": "9",
+	"cmd": "1", "cmd/internal/audit": "2", "cmd/internal/witnessing": "2", "cmd/internal/beside": "2", "cmd/internal/app": "1345678", "cmd/internal/machine": "3", "cmd/internal/enrolling": "4", "cmd/internal/governing": "7", "cmd/internal/issuing": "14", "cmd/internal/dev": "9",
 }
 
 // uncoded are the sentinels that have no code, each with the reason.

@@ -1,7 +1,7 @@
 package explain
 
 import (
-	"github.com/bailiwick-mesh/bailiwick/cmd/internal/app"
+	"github.com/bailiwick-mesh/bailiwick/cmd/internal/governing"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/admission"
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
@@ -270,13 +270,13 @@ var policies = []Entry{
 		Fix:     "Correct the rule the message names: mask gives paths below /input, or objects with op (remove or upsert), path and value; sample is one whole number from 1 to 1,000,000.",
 	},
 	{
-		Code: "BW7052", Is: app.ErrNoShadow,
+		Code: "BW7052", Is: governing.ErrNoShadow,
 		Title:   "No candidate policy is compared on this node",
 		Meaning: "There is nothing to report, to promote or to stop: none was started here, or it was stopped or promoted.",
 		Fix:     "Start one with bailiwick policy shadow start DIR, or ask the node that has one with --node.",
 	},
 	{
-		Code: "BW7053", Is: app.ErrShadow, Exit: Usage,
+		Code: "BW7053", Is: governing.ErrShadow, Exit: Usage,
 		Title:   "Not a candidate policy for this node",
 		Meaning: "It has no level, one twice or an unknown one, or it is for another region than the node's. What was compared before goes on.",
 		Fix:     "Name a working tree, the folder of one level or a signed policy file of the node's region; tree.json says which region a tree is for.",

@@ -1,4 +1,4 @@
-package app
+package governing
 
 import (
 	"context"
@@ -26,12 +26,12 @@ func TestStaleMode(t *testing.T) {
 		dir := t.TempDir()
 		st := openStore(t, filepath.Join(dir, "db"))
 		global, region := p256(t), p256(t)
-		td, valid := gateSelf.TrustDomain(), provision.ValidFor(24*time.Hour)
+		td, valid := self.TrustDomain(), provision.ValidFor(24*time.Hour)
 		delegation, err := provision.Delegate(global, trust.Record{TrustDomain: td, PolicyKey: &region.PublicKey}, builtin.Regional("east").Delegation, valid)
 		if err != nil {
 			t.Fatal(err)
 		}
-		c := config.Config{Node: gateSelf}
+		c := config.Config{Node: self}
 		for i, l := range builtin.Dev("east") {
 			content, err := bundle.Content{Modules: l.Modules, Data: l.Data}.Encode()
 			if err != nil {
@@ -53,8 +53,8 @@ func TestStaleMode(t *testing.T) {
 			}
 		}
 		engine := policy.New(policy.Config{})
-		p := newPolicies(c, engine, st, []*ecdsa.PublicKey{&global.PublicKey}, decision.New(decision.Config{Store: st}).Change, slog.New(slog.DiscardHandler))
-		if err := p.open(); err != nil {
+		p := New(c, engine, st, []*ecdsa.PublicKey{&global.PublicKey}, decision.New(decision.Config{Store: st}).Change, slog.New(slog.DiscardHandler))
+		if err := p.Open(); err != nil {
 			t.Fatal(err)
 		}
 		var heard atomic.Pointer[time.Time]
@@ -63,7 +63,7 @@ func TestStaleMode(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error)
 		go func() {
-			ended <- p.watchStaleness(ctx, func(now time.Time) time.Duration { return now.Sub(*heard.Load()) })
+			ended <- p.WatchStaleness(ctx, func(now time.Time) time.Duration { return now.Sub(*heard.Load()) })
 		}()
 		fresh := engine.Revision()
 		for _, step := range []struct {
@@ -72,7 +72,7 @@ func TestStaleMode(t *testing.T) {
 		}{{59 * time.Second, false}, {3 * time.Second, true}, {time.Hour, true}} {
 			time.Sleep(step.wait)
 			synctest.Wait()
-			if stale := p.staleAt(policy.Regional) == policy.DenyNew; stale != step.stale || strings.Contains(engine.Revision(), "regional@1~deny_new") != step.stale {
+			if stale := p.StaleAt(policy.Regional) == policy.DenyNew; stale != step.stale || strings.Contains(engine.Revision(), "regional@1~deny_new") != step.stale {
 				t.Fatalf("%v after the news: stale %v, revision %s", time.Since(*heard.Load()), stale, engine.Revision())
 			}
 		}

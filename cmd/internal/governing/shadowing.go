@@ -1,4 +1,4 @@
-package app
+package governing
 
 import (
 	"context"
@@ -9,6 +9,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
@@ -25,12 +27,12 @@ var ErrNoShadow = errors.New("no candidate policy is compared on this node: star
 // one of another region.
 var ErrShadow = errors.New("not a candidate policy for this node")
 
-// shadowing holds a candidate policy against the one in force on this node. The candidate
+// Shadowing holds a candidate policy against the one in force on this node. The candidate
 // is kept and begins again with the node, and when other policy is put in force; what was
 // counted begins anew.
 //
 //	policy/shadow: "candidate" -> CBOR of shadowed
-type shadowing struct {
+type Shadowing struct {
 	shadow   *shadow.Shadow
 	staged   *shadow.Shadow // of rolling, which hears of the same decisions
 	engine   *policy.Engine // in force
@@ -41,7 +43,7 @@ type shadowing struct {
 	log      *slog.Logger
 
 	mu        sync.Mutex // held while a candidate is compiled and kept
-	candidate *shadowed  // nil: there is none
+	candidate *Candidate // nil: there is none
 
 	watching sync.Mutex // held while the engine is told who listens
 }
@@ -54,27 +56,37 @@ func masked(engine *policy.Engine) func(policy.Decision) policy.Decision {
 	}
 }
 
-// shadowed is a candidate as it was given: a signed file, or levels that nobody has signed.
-type shadowed struct {
-	Started int64           `cbor:"1,keyasint"` // Unix seconds
-	File    []byte          `cbor:"2,keyasint,omitempty"`
-	Levels  []shadowedLevel `cbor:"3,keyasint,omitempty"`
+// Candidate is one as it was given: a signed file, or levels that nobody has signed.
+type Candidate struct {
+	Started int64            `cbor:"1,keyasint"` // Unix seconds
+	File    []byte           `cbor:"2,keyasint,omitempty"`
+	Levels  []CandidateLevel `cbor:"3,keyasint,omitempty"`
 }
 
-type shadowedLevel struct {
+// CandidateLevel is a level that nobody has signed.
+type CandidateLevel struct {
 	Level   string `cbor:"1,keyasint"`
 	Content []byte `cbor:"2,keyasint"` // as package bundle packs it
 }
 
-// openShadow brings back the candidate that was there when the node stopped.
-func (a *App) openShadow() error {
-	a.shadowing = &shadowing{
-		shadow: shadow.New(shadow.Config{Metrics: a.metrics, Mask: masked(a.engine)}), staged: shadow.New(shadow.Config{Mask: masked(a.engine)}), engine: a.engine, isolated: a.isolated, store: a.store, log: a.log,
-		inForce: a.policies.inForce, verify: a.policies.verifyFile,
+// OpenShadowing brings back the candidate that was there when the node stopped. Isolated is that of the
+// engine's policy.Config. Errors are the store's.
+func OpenShadowing(p *Policies, isolated func() bool, metrics prometheus.Registerer, log *slog.Logger) (*Shadowing, error) {
+	s := &Shadowing{
+		shadow: shadow.New(shadow.Config{Metrics: metrics, Mask: masked(p.engine)}), staged: shadow.New(shadow.Config{Mask: masked(p.engine)}),
+		engine: p.engine, isolated: isolated, store: p.st, log: log, inForce: p.InForce, verify: p.VerifyFile,
 	}
-	a.rolling = a.newRolling()
-	return a.shadowing.load()
+	return s, s.load()
 }
+
+// Run compares with the operator's candidate until ctx ends.
+func (s *Shadowing) Run(ctx context.Context) error { return s.shadow.Run(ctx) }
+
+// RunStaged compares for staged policy until ctx ends.
+func (s *Shadowing) RunStaged(ctx context.Context) error { return s.staged.Run(ctx) }
+
+// Report is what was found of the candidate so far; false: none is compared.
+func (s *Shadowing) Report() (shadow.Report, bool) { return s.shadow.Report() }
 
 const (
 	shadowBucket = "policy/shadow"
@@ -86,14 +98,14 @@ const (
 )
 
 // load begins with the candidate that is kept, if there is one.
-func (s *shadowing) load() error {
-	var kept *shadowed
+func (s *Shadowing) load() error {
+	var kept *Candidate
 	err := s.store.View(func(tx *store.Tx) error {
 		b := tx.Get(shadowBucket, []byte(shadowKey))
 		if b == nil {
 			return nil
 		}
-		kept = new(shadowed)
+		kept = new(Candidate)
 		return statement.Unmarshal(slices.Clone(b), kept)
 	})
 	if err != nil {
@@ -106,9 +118,9 @@ func (s *shadowing) load() error {
 	return nil
 }
 
-// start compiles a candidate, keeps it and compares with it from now on. Errors wrap
+// Start compiles a candidate, keeps it and compares with it from now on. Errors wrap
 // ErrShadow, those of bundle.Verify and policy.Engine.Activate, or are the store's.
-func (s *shadowing) start(c shadowed) error {
+func (s *Shadowing) Start(c Candidate) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	engine, err := s.compile(c)
@@ -127,8 +139,8 @@ func (s *shadowing) start(c shadowed) error {
 	return nil
 }
 
-// stop forgets the candidate. The error is ErrNoShadow or the store's.
-func (s *shadowing) stop() error {
+// Stop forgets the candidate. The error is ErrNoShadow or the store's.
+func (s *Shadowing) Stop() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.candidate == nil {
@@ -143,22 +155,22 @@ func (s *shadowing) stop() error {
 	return nil
 }
 
-// given returns the candidate, or nil.
-func (s *shadowing) given() *shadowed {
+// Given returns the candidate, or nil.
+func (s *Shadowing) Given() *Candidate {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.candidate
 }
 
-// rebase begins again, against what is in force now.
-func (s *shadowing) rebase() {
+// Rebase begins again, against what is in force now.
+func (s *Shadowing) Rebase() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.begin()
 }
 
 // begin compares with the candidate that is kept, if there is one. s.mu is held.
-func (s *shadowing) begin() {
+func (s *Shadowing) begin() {
 	if s.candidate == nil {
 		return
 	}
@@ -172,14 +184,14 @@ func (s *shadowing) begin() {
 	s.compare(engine)
 }
 
-func (s *shadowing) compare(engine *policy.Engine) {
+func (s *Shadowing) compare(engine *policy.Engine) {
 	s.shadow.Start(shadow.Candidate{Engine: engine, Revision: engine.Revision(), Against: s.engine.Revision()})
 	s.watch()
 }
 
 // watch has the engine tell of its decisions while somebody compares, and no longer: it
 // costs little, and that is for nothing otherwise.
-func (s *shadowing) watch() {
+func (s *Shadowing) watch() {
 	s.watching.Lock()
 	defer s.watching.Unlock()
 	if !s.shadow.Running() && !s.staged.Running() {
@@ -195,7 +207,7 @@ func (s *shadowing) watch() {
 // compile builds the generation of a candidate: its levels, and of the others those in
 // force. What nobody has signed gets the terms of the level in force, so that it may allow
 // what that may.
-func (s *shadowing) compile(c shadowed) (*policy.Engine, error) {
+func (s *Shadowing) compile(c Candidate) (*policy.Engine, error) {
 	levels := s.levels()
 	news := map[string]policy.Level{}
 	if len(c.File) > 0 {
@@ -209,8 +221,8 @@ func (s *shadowing) compile(c shadowed) (*policy.Engine, error) {
 		news[v.Record.Level] = v.Level()
 	}
 	for _, l := range c.Levels {
-		if !slices.Contains(levelNames, l.Level) {
-			return nil, fmt.Errorf("%w: level %q is none of %v", ErrShadow, l.Level, levelNames)
+		if !slices.Contains(Levels, l.Level) {
+			return nil, fmt.Errorf("%w: level %q is none of %v", ErrShadow, l.Level, Levels)
 		}
 		if _, twice := news[l.Level]; twice {
 			return nil, fmt.Errorf("%w: level %s is there twice", ErrShadow, l.Level)
@@ -231,7 +243,7 @@ func (s *shadowing) compile(c shadowed) (*policy.Engine, error) {
 }
 
 // levels are those in force, by their names.
-func (s *shadowing) levels() map[string]policy.Level {
+func (s *Shadowing) levels() map[string]policy.Level {
 	levels := map[string]policy.Level{}
 	for _, v := range s.inForce() {
 		levels[v.Record.Level] = v.Level()
@@ -240,30 +252,27 @@ func (s *shadowing) levels() map[string]policy.Level {
 }
 
 // generation compiles these levels, with those in force in the place of the others.
-func (s *shadowing) generation(news ...policy.Level) (*policy.Engine, error) {
+func (s *Shadowing) generation(news ...policy.Level) (*policy.Engine, error) {
 	levels := s.levels()
 	for _, l := range news {
 		levels[l.Name] = l
 	}
 	var all []policy.Level
-	for _, name := range levelNames {
+	for _, name := range Levels {
 		if l, ok := levels[name]; ok {
 			all = append(all, l)
 		}
 	}
-	engine := policy.New(policy.Config{Require: requiredLevels, Cache: shadowCache, Isolated: s.isolated})
+	engine := policy.New(policy.Config{Require: Required, Cache: shadowCache, Isolated: s.isolated})
 	return engine, engine.Activate(all...)
 }
 
-// levelNames are the levels a generation may have.
-var levelNames = []string{policy.Global, policy.Regional, policy.Local}
-
 // sameScope reports whether a record is for the scope that the level in force has.
-func (s *shadowing) sameScope(v *bundle.Verified) bool {
+func (s *Shadowing) sameScope(v *bundle.Verified) bool {
 	return slices.ContainsFunc(s.inForce(), func(in *bundle.Verified) bool {
 		return in.Record.Level == v.Record.Level && in.Record.Scope == v.Record.Scope
 	})
 }
 
-// since is when the operator gave the candidate.
-func (c *shadowed) since() time.Time { return time.Unix(c.Started, 0).UTC() }
+// Since is when the operator gave the candidate.
+func (c *Candidate) Since() time.Time { return time.Unix(c.Started, 0).UTC() }

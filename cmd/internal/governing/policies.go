@@ -1,4 +1,4 @@
-package app
+package governing
 
 import (
 	"crypto/ecdsa"
@@ -19,13 +19,18 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 	"github.com/bailiwick-mesh/bailiwick/policy/decision"
+	"github.com/bailiwick-mesh/bailiwick/policy/travel"
 )
 
-// policies is the policy of this node: the records it holds, and those in force. A record
-// comes by file, by an operator's hand or by signed state; whichever way, it is verified,
-// compiled beside what is in force, kept with its trail leaf, and then put in force. When
-// any of that fails nothing has changed.
-type policies struct {
+// Required are the levels without which a node denies everything.
+var Required = []string{policy.Global, policy.Regional}
+
+// Levels are those that a generation may have.
+var Levels = []string{policy.Global, policy.Regional, policy.Local}
+
+// Policies is what a node holds and what is in force on it. Its methods may be called by many
+// at once.
+type Policies struct {
 	slots  []policySlot
 	engine *policy.Engine
 	book   *bundle.Book
@@ -52,14 +57,16 @@ type policySlot struct {
 	file         config.Path // empty: none is configured
 }
 
-func newPolicies(c config.Config, engine *policy.Engine, st *store.Store, global []*ecdsa.PublicKey, change func(*store.Tx, decision.Change) error, log *slog.Logger) *policies {
-	p := &policies{
+// New is the policy of a node as configured, with nothing in force before Open. Change records what
+// is about to be in force, in the transaction that it is given; where it fails nothing is put in force.
+func New(c config.Config, engine *policy.Engine, st *store.Store, global []*ecdsa.PublicKey, change func(*store.Tx, decision.Change) error, log *slog.Logger) *Policies {
+	p := &Policies{
 		generations: map[string][]*bundle.Verified{},
 		engine:      engine, book: bundle.NewBook(st), stages: stages{st}, st: st, global: global, change: change, log: log,
 		slots: []policySlot{
 			{policy.Global, bundle.ScopeMesh, "policy.global", c.Policy.Global},
 			{policy.Regional, c.Node.TrustDomain().Name(), "policy.region", c.Policy.Region},
-			{policy.Local, localScope(c.Node), "policy.local", c.Policy.Local},
+			{policy.Local, LocalScope(c.Node), "policy.local", c.Policy.Local},
 		},
 	}
 	p.book.Pin(func(name [32]byte) bool { return p.pinned[name] })
@@ -67,8 +74,23 @@ func newPolicies(c config.Config, engine *policy.Engine, st *store.Store, global
 	return p
 }
 
-// localScope is the scope of a node's local policy: its zone, or itself where it has none.
-func localScope(node spiffeid.ID) string {
+// Book is where the records are kept.
+func (p *Policies) Book() *bundle.Book { return p.book }
+
+// Own reports whether policy of a level and scope holds on this node.
+func (p *Policies) Own(level, scope string) bool {
+	return slices.ContainsFunc(p.slots, func(s policySlot) bool { return s.level == level && s.scope == scope })
+}
+
+// SlotsOf are the levels that hold on a node.
+func SlotsOf(node spiffeid.ID) []travel.Slot {
+	return []travel.Slot{
+		{Level: policy.Global, Scope: bundle.ScopeMesh}, {Level: policy.Regional, Scope: node.TrustDomain().Name()}, {Level: policy.Local, Scope: LocalScope(node)},
+	}
+}
+
+// LocalScope is the scope of a node's local policy: its zone, or itself where it has none.
+func LocalScope(node spiffeid.ID) string {
 	scope := node.TrustDomain().Name()
 	if n, err := identity.ParseNode(node); err == nil && n.Zone != "" {
 		return scope + "/zone/" + n.Zone
@@ -76,10 +98,11 @@ func localScope(node spiffeid.ID) string {
 	return scope + node.Path()
 }
 
-// open puts in force what this node starts with: of each level the newest of what it holds
+// Open puts in force what this node starts with: of each level the newest of what it holds
 // and the configured file, or the one before where that does not compile. A node does not
-// start with a file that it cannot verify.
-func (p *policies) open() error {
+// start with a file that it cannot verify. Errors wrap those of bundle.Verify and policy.Engine.Prepare,
+// or are the store's or the file system's.
+func (p *Policies) Open() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var start, staged []*bundle.Verified
@@ -131,21 +154,21 @@ func (p *policies) open() error {
 }
 
 // holds returns the enforced records that are held of a slot, newest first.
-func (p *policies) holds(s policySlot) ([]*bundle.Verified, error) {
+func (p *Policies) holds(s policySlot) ([]*bundle.Verified, error) {
 	held, err := p.book.Held(s.level, s.scope, p.global)
 	return slices.DeleteFunc(held, func(v *bundle.Verified) bool { return v.Record.Mode != bundle.Enforce }), err
 }
 
 // file reads the configured file of a slot; nil where there is none.
-func (p *policies) file(s policySlot) (*bundle.Verified, error) {
+func (p *Policies) file(s policySlot) (*bundle.Verified, error) {
 	if s.file == "" {
 		return nil, nil
 	}
-	b, err := readFile(s.field, string(s.file))
+	b, err := config.ReadFile(s.field, string(s.file))
 	if err != nil {
 		return nil, err
 	}
-	v, err := p.verifyFile(b)
+	v, err := p.VerifyFile(b)
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w", s.file, err)
 	}
@@ -156,7 +179,8 @@ func (p *policies) file(s policySlot) (*bundle.Verified, error) {
 	return v, nil
 }
 
-func (p *policies) verifyFile(b []byte) (*bundle.Verified, error) {
+// VerifyFile verifies a policy file. Errors wrap those of bundle.Split and bundle.Verify.
+func (p *Policies) VerifyFile(b []byte) (*bundle.Verified, error) {
 	signed, content, err := bundle.Split(b)
 	if err != nil {
 		return nil, err
@@ -164,10 +188,10 @@ func (p *policies) verifyFile(b []byte) (*bundle.Verified, error) {
 	return bundle.Verify(signed, content, p.global, time.Now())
 }
 
-// reload takes over the configured files that are newer than what is held, all or none: one
+// Reload takes over the configured files that are newer than what is held, all or none: one
 // that is older is told of, and what came since stays. Errors wrap those of bundle.Verify,
 // bundle.Book.Judge and policy.Engine.Prepare.
-func (p *policies) reload() error {
+func (p *Policies) Reload() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	var news, staged []*bundle.Verified
@@ -181,9 +205,9 @@ func (p *policies) reload() error {
 		}
 		newer, err := p.book.Judge(v)
 		switch {
-		case errors.Is(err, bundle.ErrRollback), errors.Is(err, bundle.ErrFloor), err == nil && !newer && p.version(s.level) > v.Record.Version:
+		case errors.Is(err, bundle.ErrRollback), errors.Is(err, bundle.ErrFloor), err == nil && !newer && p.Version(s.level) > v.Record.Version:
 			p.log.Warn("the configured policy file is older than the policy held, which stays: to go back, publish the old content as a new version (bailiwick policy rollback)",
-				"file", s.file, "policy", v.Record.String(), "in force", p.version(s.level))
+				"file", s.file, "policy", v.Record.String(), "in force", p.Version(s.level))
 		case err != nil:
 			return fmt.Errorf("%s: %w", s.file, err)
 		case newer && p.waits(v, p.current(s.level)):
@@ -203,10 +227,10 @@ func (p *policies) reload() error {
 	return p.install(news, decision.Published, "", false, time.Now())
 }
 
-// take keeps a record and, where it holds on this node, puts it in force. handed is true
+// Take keeps a record and, where it holds on this node, puts it in force. handed is true
 // for one that an operator gave to this node. refused is what is wrong with it; err is the
 // store's.
-func (p *policies) take(v *bundle.Verified, handed bool) (refused, err error) {
+func (p *Policies) Take(v *bundle.Verified, handed bool) (refused, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	news, err := p.book.Judge(v)
@@ -217,7 +241,7 @@ func (p *policies) take(v *bundle.Verified, handed bool) (refused, err error) {
 		return nil, err
 	case !news:
 		err = p.keep(handed, time.Now(), v)
-	case p.enforces(v):
+	case p.Enforces(v):
 		err = p.install([]*bundle.Verified{v}, decision.Published, "", handed, time.Now())
 	default:
 		if err = policy.Check(v.Level()); err == nil {
@@ -230,11 +254,9 @@ func (p *policies) take(v *bundle.Verified, handed bool) (refused, err error) {
 	return err, nil
 }
 
-// enforces reports whether a record is to be put in force on this node.
-func (p *policies) enforces(v *bundle.Verified) bool {
-	return v.Record.Mode == bundle.Enforce && !p.waits(v, p.current(v.Record.Level)) && slices.ContainsFunc(p.slots, func(s policySlot) bool {
-		return s.level == v.Record.Level && s.scope == v.Record.Scope
-	})
+// Enforces reports whether a record is to be put in force on this node.
+func (p *Policies) Enforces(v *bundle.Verified) bool {
+	return v.Record.Mode == bundle.Enforce && !p.waits(v, p.current(v.Record.Level)) && p.Own(v.Record.Level, v.Record.Scope)
 }
 
 // storeError tells a store that fails from a record that is refused.
@@ -244,17 +266,17 @@ func (e storeError) Unwrap() error { return e.error }
 
 // install puts records in force beside those of the other levels. The first of a start were
 // measured by whoever signed them, and by this node when it took them. p.mu is held.
-func (p *policies) install(news []*bundle.Verified, why decision.Reason, detail string, handed bool, now time.Time) error {
+func (p *Policies) install(news []*bundle.Verified, why decision.Reason, detail string, handed bool, now time.Time) error {
 	var all []*bundle.Verified
 	var levels []policy.Level
 	p.follow()
-	start := len(p.inForce()) == 0
+	start := len(p.InForce()) == 0
 	for _, s := range p.slots {
 		is := func(v *bundle.Verified) bool { return v.Record.Level == s.level }
 		from := news
 		i := slices.IndexFunc(from, is)
 		if i < 0 {
-			from = p.inForce()
+			from = p.InForce()
 			i = slices.IndexFunc(from, is)
 		}
 		if i >= 0 {
@@ -283,7 +305,7 @@ func (p *policies) install(news []*bundle.Verified, why decision.Reason, detail 
 }
 
 // changeTo is the change from the records in force to others, which the engine has prepared. p.mu is held.
-func (p *policies) changeTo(all []*bundle.Verified, why decision.Reason, detail string) decision.Change {
+func (p *Policies) changeTo(all []*bundle.Verified, why decision.Reason, detail string) decision.Change {
 	c := decision.Change{Why: why, Detail: detail, From: p.engine.Revision(), To: p.engine.Prepared()}
 	for _, v := range all {
 		before := p.current(v.Record.Level)
@@ -291,7 +313,7 @@ func (p *policies) changeTo(all []*bundle.Verified, why decision.Reason, detail 
 			continue
 		}
 		r := changedRecord(v, before)
-		if why == decision.Published && before != nil && before.Record.Digest != v.Record.Digest && slices.ContainsFunc(p.kept(), func(k bundle.Kept) bool {
+		if why == decision.Published && before != nil && before.Record.Digest != v.Record.Digest && slices.ContainsFunc(p.Kept(), func(k bundle.Kept) bool {
 			return k.Record.Level == v.Record.Level && k.Record.Scope == v.Record.Scope && k.Record.Digest == v.Record.Digest && k.Record.Version < v.Record.Version
 		}) {
 			c.Why = decision.RolledBack
@@ -314,7 +336,7 @@ func changedRecord(v, before *bundle.Verified) decision.ChangedRecord {
 
 // keep makes records durable. One that is held already, or an older one that stands in for
 // a newer that does not compile, changes nothing.
-func (p *policies) keep(handed bool, now time.Time, all ...*bundle.Verified) error {
+func (p *Policies) keep(handed bool, now time.Time, all ...*bundle.Verified) error {
 	if p.held.Load() == nil { // at the start
 		if err := p.list(); err != nil {
 			return err
@@ -329,7 +351,7 @@ func (p *policies) keep(handed bool, now time.Time, all ...*bundle.Verified) err
 	return p.list()
 }
 
-func (p *policies) list() error {
+func (p *Policies) list() error {
 	held, err := p.book.List()
 	if err != nil {
 		return p.stored(err)
@@ -338,7 +360,7 @@ func (p *policies) list() error {
 	return nil
 }
 
-func (*policies) stored(err error) error {
+func (*Policies) stored(err error) error {
 	for _, refusal := range []error{bundle.ErrRollback, bundle.ErrConflict, bundle.ErrFloor, bundle.ErrJump, nil} {
 		if errors.Is(err, refusal) {
 			return err
@@ -347,9 +369,9 @@ func (*policies) stored(err error) error {
 	return storeError{err}
 }
 
-// version is that of the record in force at a level, or 0.
-func (p *policies) version(level string) uint64 {
-	for _, v := range p.inForce() {
+// Version is that of the record in force at a level, or 0.
+func (p *Policies) Version(level string) uint64 {
+	for _, v := range p.InForce() {
 		if v.Record.Level == level {
 			return v.Record.Version
 		}
@@ -357,16 +379,16 @@ func (p *policies) version(level string) uint64 {
 	return 0
 }
 
-// inForce are the records in force, in the order of the levels.
-func (p *policies) inForce() []*bundle.Verified {
+// InForce are the records in force, in the order of the levels.
+func (p *Policies) InForce() []*bundle.Verified {
 	if all := p.active.Load(); all != nil {
 		return *all
 	}
 	return nil
 }
 
-// kept is what is held of all scopes, the newest of each first.
-func (p *policies) kept() []bundle.Kept {
+// Kept is what is held of all scopes, the newest of each first.
+func (p *Policies) Kept() []bundle.Kept {
 	if all := p.held.Load(); all != nil {
 		return *all
 	}

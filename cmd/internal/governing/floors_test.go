@@ -1,4 +1,4 @@
-package app
+package governing
 
 import (
 	"crypto/ecdsa"
@@ -18,33 +18,32 @@ import (
 // not from a hostile peer that has nothing else, nor from its own configuration; and denies until the newer
 // comes. What is not signed sets no floor.
 func TestLateJoinerHasAFloor(t *testing.T) {
-	r := newTestRegion(t)
 	st := openStore(t, filepath.Join(t.TempDir(), "node.db"))
 	e := newStagedEast(t, st)
-	r.must(e.start())
+	must(t, e.start())
 	global, old, current := e.version(policy.Global, 1, true, nil), e.version(policy.Regional, 3, true, nil), e.version(policy.Regional, 7, false, nil)
 	stranger := newStagedEast(t, st)
 	heads := [][]byte{global.Statement(), current.Statement(), stranger.version(policy.Global, 900, true, nil).Statement()}
 
-	floors := &policyFloors{log: slog.New(slog.DiscardHandler)}
-	r.must(floors.told(heads))
-	r.must(floors.open(e.p.book, []*ecdsa.PublicKey{&e.global.PublicKey})) // the enrolment may come first
+	floors := NewFloors(slog.New(slog.DiscardHandler))
+	must(t, floors.Told(heads))
+	must(t, floors.Open(e.p.Book(), []*ecdsa.PublicKey{&e.global.PublicKey})) // the enrolment may come first
 
 	e.take(global)
 	for range 2 {
-		if refused, err := e.p.take(old, false); !errors.Is(refused, bundle.ErrFloor) || err != nil {
+		if refused, err := e.p.Take(old, false); !errors.Is(refused, bundle.ErrFloor) || err != nil {
 			t.Errorf("an old version: %v, %v", refused, err)
 		}
-		if v := e.p.version(policy.Regional); v != 0 || e.decide(0).Allow {
+		if v := e.p.Version(policy.Regional); v != 0 || e.decide(0).Allow {
 			t.Errorf("version %d is in force", v)
 		}
 		file, err := bundle.Join(old.Statement(), old.Packed())
-		r.must(err)
+		must(t, err)
 		path := filepath.Join(t.TempDir(), "old.policy")
-		r.must(os.WriteFile(path, file, 0o600))
+		must(t, os.WriteFile(path, file, 0o600))
 		e.c.Policy.Region = config.Path(path)
-		r.must(e.start())
-		r.must(e.p.reload())
+		must(t, e.start())
+		must(t, e.p.Reload())
 	}
 	e.take(current)
 	e.expect(7)
@@ -55,10 +54,10 @@ func TestFloorOfANodeThatWasAway(t *testing.T) {
 	e := stagedEastOn(t)
 	e.take(e.version(policy.Regional, 3, true, nil))
 	current := e.version(policy.Regional, 7, true, othersFirst)
-	if err := e.p.book.Raise(current); err != nil {
+	if err := e.p.Book().Raise(current); err != nil {
 		t.Fatal(err)
 	}
-	if refused, err := e.p.take(e.version(policy.Regional, 6, true, nil), false); !errors.Is(refused, bundle.ErrFloor) || err != nil {
+	if refused, err := e.p.Take(e.version(policy.Regional, 6, true, nil), false); !errors.Is(refused, bundle.ErrFloor) || err != nil {
 		t.Errorf("%v, %v", refused, err)
 	}
 	e.expect(3)
@@ -93,8 +92,7 @@ func TestPolicyHeads(t *testing.T) {
 	e := stagedEastOn(t)
 	e.take(e.version(policy.Regional, 2, true, nil))
 	e.take(e.version(policy.Regional, 3, true, othersFirst))
-	a := &App{cfg: e.c, policies: e.p}
-	heads := a.policyHeads(e.c.Node)
+	heads := e.p.Heads(e.c.Node, func(bundle.Kept) []rollout.Peer { return e.peers })
 	if len(heads) != 2 {
 		t.Fatalf("%d records", len(heads))
 	}

@@ -1,4 +1,4 @@
-package app
+package governing
 
 import (
 	"errors"
@@ -12,6 +12,15 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 	"github.com/bailiwick-mesh/bailiwick/policy/decision"
 	"github.com/bailiwick-mesh/bailiwick/policy/rollout"
+)
+
+// The states of a held policy on a node.
+const (
+	StateInForce   = "in force"
+	StateWasBefore = "was in force"
+	StateStopped   = "stopped" // its rollout, on this node
+	StateStaged    = "staged"  // and not in force here so far
+	StateHeld      = "held"
 )
 
 // stages remembers how far this node is with each staged record that it holds.
@@ -87,56 +96,56 @@ func (s stages) put(name [32]byte, state rollout.State) error {
 }
 
 // waits reports whether a staged record is not to be in force now, beside the one before.
-func (p *policies) waits(v *bundle.Verified, before *bundle.Verified) bool {
+func (p *Policies) waits(v *bundle.Verified, before *bundle.Verified) bool {
 	return v.Record.Rollout != nil && before != nil && before.Name != v.Name && p.stages.of(v.Name).Phase != rollout.Enforcing
 }
 
-// enforced reports whether a record was put in force when it came, or ring by ring, and not stopped.
-func (p *policies) enforced(r *bundle.Record, name [32]byte) bool {
+// Enforced reports whether a record was put in force when it came, or ring by ring, and not stopped.
+func (p *Policies) Enforced(r *bundle.Record, name [32]byte) bool {
 	return r.Mode == bundle.Enforce && (r.Rollout == nil || p.stages.of(name).Phase == rollout.Enforcing)
 }
 
 // pins are the records that newer ones do not push out: those in force and, to go back to, of each
 // scope the newest two of different content that were enforced.
-func (p *policies) pins() map[[32]byte]bool {
+func (p *Policies) pins() map[[32]byte]bool {
 	out := map[[32]byte]bool{}
-	for _, v := range p.inForce() {
+	for _, v := range p.InForce() {
 		out[v.Name] = true
 	}
 	contents := map[string][][32]byte{}
-	for _, k := range p.kept() {
+	for _, k := range p.Kept() {
 		slot := k.Record.Level + " " + k.Record.Scope
-		if seen := contents[slot]; len(seen) < 2 && !slices.Contains(seen, k.Record.Digest) && p.enforced(&k.Record, k.Name) {
+		if seen := contents[slot]; len(seen) < 2 && !slices.Contains(seen, k.Record.Digest) && p.Enforced(&k.Record, k.Name) {
 			contents[slot], out[k.Name] = append(seen, k.Record.Digest), true
 		}
 	}
 	return out
 }
 
-// stateOf is what a held record is to this node, and why.
-func (p *policies) stateOf(k bundle.Kept) (state, reason string) {
-	own := slices.ContainsFunc(p.slots, func(s policySlot) bool { return s.level == k.Record.Level && s.scope == k.Record.Scope })
+// StateOf is what a held record is to this node, and why.
+func (p *Policies) StateOf(k bundle.Kept) (state, reason string) {
+	own := p.Own(k.Record.Level, k.Record.Scope)
 	current := p.current(k.Record.Level)
 	switch {
 	case k.Record.Mode != bundle.Enforce:
 	case own && current != nil && current.Name == k.Name:
-		return PolicyInForce, ""
-	case !p.enforced(&k.Record, k.Name):
+		return StateInForce, ""
+	case !p.Enforced(&k.Record, k.Name):
 		if now := p.stages.of(k.Name); now.Phase == rollout.Stopped {
-			return PolicyStopped, now.Reason
+			return StateStopped, now.Reason
 		}
-		return PolicyStaged, "it was never in force here"
+		return StateStaged, "it was never in force here"
 	case own && current != nil && k.Record.Version < current.Record.Version:
-		return PolicyWasBefore, ""
+		return StateWasBefore, ""
 	}
-	return policyHeld, ""
+	return StateHeld, ""
 }
 
 // before is the newest of older records that was in force, or nil: not one that waited when the
 // next came, or was stopped.
-func (p *policies) before(older []*bundle.Verified) *bundle.Verified {
+func (p *Policies) before(older []*bundle.Verified) *bundle.Verified {
 	for _, v := range older {
-		if p.enforced(&v.Record, v.Name) {
+		if p.Enforced(&v.Record, v.Name) {
 			return v
 		}
 	}
@@ -144,17 +153,17 @@ func (p *policies) before(older []*bundle.Verified) *bundle.Verified {
 }
 
 // current is the record in force at a level, or nil.
-func (p *policies) current(level string) *bundle.Verified { return versionIn(p.inForce(), level) }
+func (p *Policies) current(level string) *bundle.Verified { return versionIn(p.InForce(), level) }
 
 // move takes a staged record to another phase: durable, and in the trail, before it is in
 // force or taken back. use is what is in force then; nil: what is.
-func (p *policies) move(k bundle.Kept, state rollout.State, ring string, use *bundle.Verified) error {
+func (p *Policies) move(k bundle.Kept, state rollout.State, ring string, use *bundle.Verified) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if newest, ok := p.newest(k.Record.Level, k.Record.Scope); !ok || newest.Name != k.Name {
+	if newest, ok := p.Newest(k.Record.Level, k.Record.Scope); !ok || newest.Name != k.Name {
 		return nil // a newer one came meanwhile
 	}
-	if err := p.stages.keep(&k.Record, k.Name, state, ring, p.kept()); err != nil {
+	if err := p.stages.keep(&k.Record, k.Name, state, ring, p.Kept()); err != nil {
 		return storeError{err}
 	}
 	if use == nil {
@@ -172,11 +181,11 @@ func (p *policies) move(k bundle.Kept, state rollout.State, ring string, use *bu
 
 // enforce puts a held record in force that others enforce and its own rings never reached here. One that
 // does not compile is stopped. Errors are the store's.
-func (p *policies) enforce(k bundle.Kept, v *bundle.Verified, now time.Time) error {
+func (p *Policies) enforce(k bundle.Kept, v *bundle.Verified, now time.Time) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	state, ring := rollout.State{Phase: rollout.Enforcing, Since: now}, k.Record.Rollout.Name(len(k.Record.Rollout.Rings))
-	if err := p.stages.keep(&k.Record, k.Name, state, ring, p.kept()); err != nil {
+	if err := p.stages.keep(&k.Record, k.Name, state, ring, p.Kept()); err != nil {
 		return err
 	}
 	err := p.install([]*bundle.Verified{v}, decision.Promoted, "others enforce it", false, now)
@@ -184,23 +193,23 @@ func (p *policies) enforce(k bundle.Kept, v *bundle.Verified, now time.Time) err
 		return err
 	}
 	p.log.Error("what others enforce cannot be put in force here", "policy", k.Record.String(), "err", err)
-	return p.stages.keep(&k.Record, k.Name, rollout.State{Phase: rollout.Stopped, Since: now, Reason: err.Error()}, ring, p.kept())
+	return p.stages.keep(&k.Record, k.Name, rollout.State{Phase: rollout.Stopped, Since: now, Reason: err.Error()}, ring, p.Kept())
 }
 
 // staged names the held records that were never in force here.
-func (p *policies) staged() map[[32]byte]bool {
+func (p *Policies) staged() map[[32]byte]bool {
 	out := map[[32]byte]bool{}
-	for _, k := range p.kept() {
-		if k.Record.Mode == bundle.Enforce && !p.enforced(&k.Record, k.Name) {
+	for _, k := range p.Kept() {
+		if k.Record.Mode == bundle.Enforce && !p.Enforced(&k.Record, k.Name) {
 			out[k.Name] = true
 		}
 	}
 	return out
 }
 
-// newest is the newest enforced record that is held of a scope.
-func (p *policies) newest(level, scope string) (bundle.Kept, bool) {
-	for _, k := range p.kept() {
+// Newest is the newest enforced record that is held of a scope.
+func (p *Policies) Newest(level, scope string) (bundle.Kept, bool) {
+	for _, k := range p.Kept() {
 		if k.Record.Level == level && k.Record.Scope == scope && k.Record.Mode == bundle.Enforce {
 			return k, true
 		}

@@ -1,4 +1,4 @@
-package app
+package governing
 
 import (
 	"crypto/ecdsa"
@@ -14,10 +14,10 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/policy/rollout"
 )
 
-// policyFloors takes from enrolments which versions of policy are in force in the region, so that a node
+// Floors takes from enrolments which versions of policy are in force in the region, so that a node
 // that joins, or comes back, takes no older one from a peer. An issuer proves each by the signed record:
 // it can hold no node to a version that does not exist. What comes before the policy is open waits for it.
-type policyFloors struct {
+type Floors struct {
 	log *slog.Logger
 
 	mu      sync.Mutex
@@ -26,16 +26,19 @@ type policyFloors struct {
 	waiting [][]byte
 }
 
-// open begins to hold policy to what was told. Errors are the store's.
-func (f *policyFloors) open(book *bundle.Book, global []*ecdsa.PublicKey) error {
+// NewFloors is told and not open yet.
+func NewFloors(log *slog.Logger) *Floors { return &Floors{log: log} }
+
+// Open begins to hold policy to what was told. Errors are the store's.
+func (f *Floors) Open(book *bundle.Book, global []*ecdsa.PublicKey) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.book, f.global = book, global
 	return f.raise(f.waiting)
 }
 
-// told takes over the records of an enrolment, before anything of it is used. Errors are the store's.
-func (f *policyFloors) told(heads [][]byte) error {
+// Told takes over the records of an enrolment, before anything of it is used. Errors are the store's.
+func (f *Floors) Told(heads [][]byte) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if heads = heads[:min(len(heads), spire.MaxPolicyHeads)]; f.book == nil {
@@ -45,7 +48,7 @@ func (f *policyFloors) told(heads [][]byte) error {
 	return f.raise(heads)
 }
 
-func (f *policyFloors) raise(heads [][]byte) error {
+func (f *Floors) raise(heads [][]byte) error {
 	for _, raw := range heads {
 		v, err := bundle.VerifyRecord(raw, f.global, time.Now())
 		if err != nil {
@@ -59,12 +62,12 @@ func (f *policyFloors) raise(heads [][]byte) error {
 	return nil
 }
 
-// policyHeads is what a node that enrols is told: of each of its levels the newest record that all
-// enforce, as far as is known here.
-func (a *App) policyHeads(node spiffeid.ID) (out [][]byte) {
-	for _, s := range slotsOf(node) {
-		for _, k := range a.policies.kept() {
-			if k.Record.Level == s.Level && k.Record.Scope == s.Scope && a.policies.enforced(&k.Record, k.Name) && (k.Record.Rollout == nil || allEnforce(a.rolloutPeers(k), k.Name)) {
+// Heads is what a node that enrols is told: of each of its levels the newest record that all
+// enforce, by what is known here of the others of a record's scope.
+func (p *Policies) Heads(node spiffeid.ID, others func(bundle.Kept) []rollout.Peer) (out [][]byte) {
+	for _, s := range SlotsOf(node) {
+		for _, k := range p.Kept() {
+			if k.Record.Level == s.Level && k.Record.Scope == s.Scope && p.Enforced(&k.Record, k.Name) && (k.Record.Rollout == nil || allEnforce(others(k), k.Name)) {
 				out = append(out, k.Statement)
 				break
 			}

@@ -1,4 +1,4 @@
-package app
+package governing
 
 import (
 	"crypto/ecdsa"
@@ -38,7 +38,7 @@ func TestABadPolicyChangesNothing(t *testing.T) {
 		return key
 	}
 	global, region := newKey(), newKey()
-	c := config.Config{Node: gateSelf}
+	c := config.Config{Node: self}
 	c.Policy.Global, c.Policy.Region = config.Path(filepath.Join(dir, "global.policy")), config.Path(filepath.Join(dir, "region.policy"))
 	td := c.Node.TrustDomain()
 	valid := provision.ValidFor(time.Hour)
@@ -70,19 +70,19 @@ func TestABadPolicyChangesNothing(t *testing.T) {
 		}
 	}
 	engine := policy.New(policy.Config{})
-	p := newPolicies(c, engine, st, []*ecdsa.PublicKey{&global.PublicKey}, decision.New(decision.Config{Store: st}).Change, slog.New(slog.DiscardHandler))
-	book := p.book
+	p := New(c, engine, st, []*ecdsa.PublicKey{&global.PublicKey}, decision.New(decision.Config{Store: st}).Change, slog.New(slog.DiscardHandler))
+	book := p.Book()
 	const order = `{"kind": "x-order", "version": 1, "schema": {"type": "object"}}`
 	levels := builtin.Dev("east")
 	sign(levels[0], 1, "")
 	sign(levels[1], 1, order)
-	if err := p.open(); err != nil {
+	if err := p.Open(); err != nil {
 		t.Fatal(err)
 	}
 	first := engine.Revision()
 
 	sign(levels[1], 2, `{"kind": "x-order", "version": 2, "schema": {"$ref": "https://example.com/"}}`)
-	if err := p.reload(); !errors.Is(err, schema.ErrSchema) {
+	if err := p.Reload(); !errors.Is(err, schema.ErrSchema) {
 		t.Errorf("a broken schema: %v", err)
 	}
 	held, err := book.Held(policy.Regional, td.Name(), []*ecdsa.PublicKey{&global.PublicKey})
@@ -94,22 +94,22 @@ func TestABadPolicyChangesNothing(t *testing.T) {
 	}
 
 	sign(levels[1], 2, "")
-	if err := p.reload(); err != nil || engine.Revision() == first || len(engine.Schemas()) != 0 {
+	if err := p.Reload(); err != nil || engine.Revision() == first || len(engine.Schemas()) != 0 {
 		t.Errorf("the same version, mended: %v", err)
 	}
 	second := engine.Revision()
 	sign(levels[1], 1, order)
-	if err := p.reload(); err != nil || engine.Revision() != second {
+	if err := p.Reload(); err != nil || engine.Revision() != second {
 		t.Errorf("an old version: %v; in force %s", err, engine.Revision())
 	}
-	if refused, err := p.take(held[0], true); refused != nil || err != nil || engine.Revision() != second {
+	if refused, err := p.Take(held[0], true); refused != nil || err != nil || engine.Revision() != second {
 		t.Errorf("an old version, handed in: %v, %v; in force %s", refused, err, engine.Revision())
 	}
 
 	// A node that starts goes on with the newest it holds, whatever the files say; and with the
 	// one before where that does not compile here.
 	again := policy.New(policy.Config{})
-	if err := newPolicies(c, again, st, p.global, p.change, p.log).open(); err != nil || again.Revision() != second {
+	if err := New(c, again, st, p.global, p.change, p.log).Open(); err != nil || again.Revision() != second {
 		t.Errorf("after a restart: %v; in force %s, want %s", err, again.Revision(), second)
 	}
 	sign(levels[1], 3, `{"kind": "x-order", "version": 3, "schema": {"$ref": "https://example.com/"}}`)
@@ -121,7 +121,7 @@ func TestABadPolicyChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	again = policy.New(policy.Config{})
-	if err := newPolicies(c, again, st, p.global, p.change, p.log).open(); err != nil || again.Revision() != second {
+	if err := New(c, again, st, p.global, p.change, p.log).Open(); err != nil || again.Revision() != second {
 		t.Errorf("with a policy that does not compile here: %v; in force %s, want %s", err, again.Revision(), second)
 	}
 }

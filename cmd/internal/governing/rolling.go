@@ -1,4 +1,4 @@
-package app
+package governing
 
 import (
 	"context"
@@ -10,10 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/protobuf/types/known/timestamppb"
-
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 	"github.com/bailiwick-mesh/bailiwick/policy/rollout"
@@ -23,28 +20,33 @@ import (
 // rollEvery is how often a node looks whether a staged policy goes on.
 const rollEvery = time.Second
 
-// rolling takes staged policy forward on this node: one record at a time, that of the
+// Fleet is what a Rolling asks of the node around it, and tells it.
+type Fleet struct {
+	Node   func() rollout.Node
+	Peers  func(bundle.Kept) []rollout.Peer // others of its scope, and what they say of it
+	Behind func(context.Context) bool       // this node lacks state of others
+	Taken  func(before string)              // other policy is in force than the generation before
+
+	Settled func(newest bundle.Kept, name [32]byte) bool // others enforce a record that the newest has overtaken
+	Offer   func(newest bundle.Kept)                     // look again at what others carry under the newest
+}
+
+// Rolling takes staged policy forward on this node: one record at a time, that of the
 // highest level first. It measures in a shadow of its own, so that operators can compare
 // with candidates of theirs at the same time.
-type rolling struct {
-	policies  *policies
+type Rolling struct {
+	policies  *Policies
 	engine    *policy.Engine
-	shadowing *shadowing
+	shadowing *Shadowing
 	shadow    *shadow.Shadow
 	log       *slog.Logger
 
-	node   func() rollout.Node
-	peers  func(bundle.Kept) []rollout.Peer // others of its scope, and what they say of it
-	behind func(context.Context) bool       // this node lacks state of others
-	taken  func(before string)              // other policy is in force than the generation before
-
-	settled func(newest bundle.Kept, name [32]byte) bool // others enforce a record that the newest has overtaken
-	offer   func(newest bundle.Kept)                     // look again at what others carry under the newest
+	fleet Fleet
 
 	reverted atomic.Pointer[string] // why the engine took a generation out of force since the last look
 
 	mu    sync.Mutex
-	now   []rolled // of the last look
+	now   []Rolled // of the last look
 	run   string   // what the shadow compares: record, phase and generation; empty: nothing
 	fault string   // why it cannot be compared
 
@@ -61,14 +63,26 @@ type versions struct {
 	staged, before *bundle.Verified
 }
 
-// rolled is how far this node is with a staged record.
-type rolled struct {
-	record   bundle.Kept
-	outlook  rollout.Outlook
-	measured rollout.Measured
+// Rolled is how far this node is with a staged record.
+type Rolled struct {
+	Record   bundle.Kept
+	Outlook  rollout.Outlook
+	Measured rollout.Measured // by the shadow, in this phase
 }
 
-func (r *rolling) loop(ctx context.Context) error {
+// NewRolling takes forward what p holds, beside a shadow for the operator's candidates.
+func NewRolling(p *Policies, s *Shadowing, fleet Fleet, log *slog.Logger) *Rolling {
+	return &Rolling{policies: p, engine: p.engine, shadowing: s, shadow: s.staged, fleet: fleet, log: log, known: map[string]versions{}}
+}
+
+// Reverted is told when the engine took a generation out of force by itself, and why.
+func (r *Rolling) Reverted(why string) {
+	told := "the engine went back: " + why
+	r.reverted.Store(&told)
+}
+
+// Run looks every second until ctx ends, or the store fails.
+func (r *Rolling) Run(ctx context.Context) error {
 	tick := time.NewTicker(rollEvery)
 	defer tick.Stop()
 	for {
@@ -84,22 +98,22 @@ func (r *rolling) loop(ctx context.Context) error {
 }
 
 // look takes at most one step with each staged record. Errors are the store's.
-func (r *rolling) look(ctx context.Context, now time.Time) error {
+func (r *Rolling) look(ctx context.Context, now time.Time) error {
 	p := r.policies
 	passed := time.Duration(0)
 	if !r.looked.IsZero() {
 		passed = now.Sub(r.looked) // by the monotonic clock
 	}
 	r.looked = now
-	var all []rolled
+	var all []Rolled
 	busy, reverted := "", r.reverted.Swap(nil)
 	for _, s := range p.slots {
-		k, ok := p.newest(s.level, s.scope)
+		k, ok := p.Newest(s.level, s.scope)
 		if !ok || k.Record.Rollout == nil {
 			continue
 		}
 		if busy != "" {
-			all = append(all, rolled{record: k, outlook: rollout.Outlook{State: p.stages.of(k.Name), Waits: "the rollout of " + busy + " goes first"}})
+			all = append(all, Rolled{Record: k, Outlook: rollout.Outlook{State: p.stages.of(k.Name), Waits: "the rollout of " + busy + " goes first"}})
 			continue
 		}
 		if err := r.catchUp(ctx, k, now); err != nil {
@@ -125,19 +139,19 @@ func (r *rolling) look(ctx context.Context, now time.Time) error {
 
 // catchUp has this node go on where it was away while others put in force what the newest record has
 // overtaken: of what it holds itself, the newest that has settled; the rest is offered to it again.
-func (r *rolling) catchUp(ctx context.Context, newest bundle.Kept, now time.Time) error {
+func (r *Rolling) catchUp(ctx context.Context, newest bundle.Kept, now time.Time) error {
 	p := r.policies
 	current := p.current(newest.Record.Level)
 	if current == nil || current.Record.Version >= newest.Record.Version {
 		return nil
 	}
-	r.offer(newest)
-	for _, k := range p.kept() {
+	r.fleet.Offer(newest)
+	for _, k := range p.Kept() {
 		if k.Record.Level != newest.Record.Level || k.Record.Scope != newest.Record.Scope || k.Record.Mode != bundle.Enforce ||
 			k.Record.Version >= newest.Record.Version || k.Record.Version <= current.Record.Version || k.Record.Rollout == nil {
 			continue
 		}
-		if phase := p.stages.of(k.Name).Phase; phase == rollout.Stopped || phase == rollout.Enforcing || !r.settled(newest, k.Name) || r.behind(ctx) {
+		if phase := p.stages.of(k.Name).Phase; phase == rollout.Stopped || phase == rollout.Enforcing || !r.fleet.Settled(newest, k.Name) || r.fleet.Behind(ctx) {
 			continue // stopped here, or taken out of force by the engine, or not what holds elsewhere
 		}
 		held, err := p.holds(policySlot{level: k.Record.Level, scope: k.Record.Scope})
@@ -150,37 +164,37 @@ func (r *rolling) catchUp(ctx context.Context, newest bundle.Kept, now time.Time
 		if err := p.enforce(k, held[i], now); err != nil {
 			return err
 		}
-		r.taken(revision)
+		r.fleet.Taken(revision)
 		return nil
 	}
 	return nil
 }
 
 // step looks at one record, and acts. over means that nothing of it is measured any more.
-func (r *rolling) step(ctx context.Context, k bundle.Kept, reverted *string, now time.Time, passed time.Duration) (one rolled, over bool, err error) {
+func (r *Rolling) step(ctx context.Context, k bundle.Kept, reverted *string, now time.Time, passed time.Duration) (one Rolled, over bool, err error) {
 	p := r.policies
 	current := p.current(k.Record.Level)
 	if current == nil {
-		return rolled{record: k}, true, nil
+		return Rolled{Record: k}, true, nil
 	}
 	state := p.stages.of(k.Name)
 	state.Enforced = max(state.Enforced, r.inUse[k.Name])
 	v, err := r.versions(k, current)
 	if err != nil { // the keys were changed since, or the disk is damaged: what is in force stays
-		return rolled{record: k, outlook: rollout.Outlook{State: state, Waits: err.Error()}}, true, nil
+		return Rolled{Record: k, Outlook: rollout.Outlook{State: state, Waits: err.Error()}}, true, nil
 	}
 	s := rollout.Situation{
-		Plan: k.Record.Rollout, Version: k.Record.Version, Self: r.node(), First: v.before == nil, State: state, Now: now, Passed: passed,
+		Plan: k.Record.Rollout, Version: k.Record.Version, Self: r.fleet.Node(), First: v.before == nil, State: state, Now: now, Passed: passed,
 	}
 	if state.Phase == "" || state.Phase == rollout.Waiting {
-		s.Behind, s.Peers = r.behind(ctx), r.peers(k)
+		s.Behind, s.Peers = r.fleet.Behind(ctx), r.fleet.Peers(k)
 	}
 	s.Measured, s.Broken = r.measured(k, state.Phase)
 	if state.Phase == rollout.Enforcing && reverted != nil {
 		s.Broken = *reverted
 	}
-	one = rolled{record: k, outlook: rollout.Next(s), measured: s.Measured}
-	next := one.outlook.State
+	one = Rolled{Record: k, Outlook: rollout.Next(s), Measured: s.Measured}
+	next := one.Outlook.State
 	if next.Phase != state.Phase {
 		var use *bundle.Verified
 		switch {
@@ -189,19 +203,19 @@ func (r *rolling) step(ctx context.Context, k bundle.Kept, reverted *string, now
 		case next.Phase == rollout.Stopped && current.Name == k.Name:
 			use = v.before
 		}
-		ring := k.Record.Rollout.Name(one.outlook.Ring)
+		ring := k.Record.Rollout.Name(one.Outlook.Ring)
 		revision := r.engine.Revision()
 		err := p.move(k, next, ring, use)
 		if e := (storeError{}); err != nil && !errors.As(err, &e) { // it was compiled when it came, and is refused now
 			next = rollout.State{Phase: rollout.Stopped, Since: now, Reason: err.Error()}
-			one.outlook.State = next
+			one.Outlook.State = next
 			err = p.move(k, next, ring, nil)
 		}
 		if err != nil {
 			return one, false, err
 		}
 		r.log.Info("staged policy", "policy", k.Record.String(), "ring", ring, "phase", next.Phase, "reason", next.Reason)
-		r.taken(revision)
+		r.fleet.Taken(revision)
 	} else if err := r.enforced(k, state, next); err != nil {
 		return one, false, err
 	}
@@ -218,7 +232,7 @@ func (r *rolling) step(ctx context.Context, k bundle.Kept, reverted *string, now
 
 // enforced remembers how long a record has been in force, on the disk by the minute and as soon as it
 // has soaked.
-func (r *rolling) enforced(k bundle.Kept, before, now rollout.State) error {
+func (r *Rolling) enforced(k bundle.Kept, before, now rollout.State) error {
 	if now.Phase != rollout.Enforcing {
 		return nil
 	}
@@ -234,7 +248,7 @@ func (r *rolling) enforced(k bundle.Kept, before, now rollout.State) error {
 }
 
 // versions returns a staged record and the one to keep or to go back to; nil: there is none.
-func (r *rolling) versions(k bundle.Kept, current *bundle.Verified) (versions, error) {
+func (r *Rolling) versions(k bundle.Kept, current *bundle.Verified) (versions, error) {
 	v, ok := r.known[k.Record.Level]
 	if ok && v.of == k.Name && v.inForce == current.Name {
 		return v, nil
@@ -257,12 +271,12 @@ func (r *rolling) versions(k bundle.Kept, current *bundle.Verified) (versions, e
 }
 
 // runOf names what is compared: another phase or generation begins anew.
-func (r *rolling) runOf(k bundle.Kept, phase rollout.Phase) string {
+func (r *Rolling) runOf(k bundle.Kept, phase rollout.Phase) string {
 	return fmt.Sprintf("%x %s %s", k.Name, phase, r.engine.Revision())
 }
 
 // compare puts another version of a level into the shadow, or ends that.
-func (r *rolling) compare(run string, with *bundle.Verified) {
+func (r *Rolling) compare(run string, with *bundle.Verified) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if run == r.run {
@@ -284,7 +298,7 @@ func (r *rolling) compare(run string, with *bundle.Verified) {
 }
 
 // measured is what the shadow found in this phase, and why it cannot go on.
-func (r *rolling) measured(k bundle.Kept, phase rollout.Phase) (m rollout.Measured, broken string) {
+func (r *Rolling) measured(k bundle.Kept, phase rollout.Phase) (m rollout.Measured, broken string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.run == "" || r.run != r.runOf(k, phase) {
@@ -318,25 +332,9 @@ func measuredBy(r shadow.Report, phase rollout.Phase) rollout.Measured {
 	return m
 }
 
-// progress is how far this node is with staged policy.
-func (r *rolling) progress() []rolled {
+// Progress is how far this node is with staged policy.
+func (r *Rolling) Progress() []Rolled {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Clone(r.now)
-}
-
-// wire is what this node tells others of a staged record.
-func (x rolled) wire() rolloutWire {
-	reason := x.outlook.State.Reason
-	return rolloutWire{Name: [8]byte(x.record.Name[:]), Phase: string(x.outlook.State.Phase), Since: x.outlook.State.Since.UnixMilli(), Reason: clipReason(reason),
-		Soaked: x.record.Record.Rollout.Soaked(x.outlook.State)}
-}
-
-func (x rolled) message() *controlv1.Rollout {
-	r := &x.record.Record
-	return &controlv1.Rollout{
-		Level: r.Level, Scope: r.Scope, Version: r.Version, Ring: r.Rollout.Name(x.outlook.Ring), Phase: string(x.outlook.State.Phase),
-		Since: timestamppb.New(x.outlook.State.Since), Reason: x.outlook.State.Reason, Waits: x.outlook.Waits,
-		Compared: x.measured.Compared, Denied: x.measured.Denied, Failed: x.measured.Failed,
-	}
 }

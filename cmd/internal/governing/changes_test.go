@@ -1,4 +1,4 @@
-package app
+package governing
 
 import (
 	"errors"
@@ -25,7 +25,7 @@ func TestChangesOfPolicyAreRecorded(t *testing.T) {
 	e.take(back)
 	e.take(e.version(policy.Regional, 4, false, selfFirst))
 	e.look(4, rollout.Enforcing)
-	k, _ := e.p.newest(policy.Regional, "east.dev.example")
+	k, _ := e.p.Newest(policy.Regional, "east.dev.example")
 	if err := e.p.move(k, rollout.State{Phase: rollout.Stopped, Since: time.Now(), Reason: "it denies"}, "self", back); err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +77,7 @@ func TestChangesOfPolicyAreRecorded(t *testing.T) {
 
 	before := e.engine.Revision()
 	e.untold = errors.New("the disk is full")
-	if refused, err := e.p.take(e.version(policy.Regional, 9, true, nil), false); refused != nil || !errors.Is(err, e.untold) || e.engine.Revision() != before {
+	if refused, err := e.p.Take(e.version(policy.Regional, 9, true, nil), false); refused != nil || !errors.Is(err, e.untold) || e.engine.Revision() != before {
 		t.Errorf("not recorded: %v, %v; %s is in force", refused, err, e.engine.Revision())
 	}
 	e.untold = nil

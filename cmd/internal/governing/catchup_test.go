@@ -1,8 +1,9 @@
-package app
+package governing
 
 import (
 	"context"
 	"errors"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -10,7 +11,6 @@ import (
 	"time"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 	"github.com/bailiwick-mesh/bailiwick/policy/rollout"
@@ -64,7 +64,7 @@ func TestDownDuringARollback(t *testing.T) {
 	e.look(6, rollout.Waiting)
 
 	for _, old := range []*bundle.Verified{withdrawn, e.version(policy.Regional, 3, true, nil)} {
-		if refused, err := e.p.take(old, false); err != nil || refused == nil && old != withdrawn {
+		if refused, err := e.p.Take(old, false); err != nil || refused == nil && old != withdrawn {
 			t.Errorf("version %d: %v, %v", old.Record.Version, refused, err)
 		}
 		e.expect(6)
@@ -88,23 +88,23 @@ func TestOvertakenWhileItWasAway(t *testing.T) {
 		}
 		e.peers = enforcing(done, before)
 		e.look(4, rollout.Waiting)
-		e.r.behind = func(context.Context) bool { return true }
+		e.r.fleet.Behind = func(context.Context) bool { return true }
 		e.peers = enforcing(done, before, done)
 		e.look(4, rollout.Waiting)
-		e.r.behind = func(context.Context) bool { return false }
+		e.r.fleet.Behind = func(context.Context) bool { return false }
 		e.look(5, rollout.Waiting)
 		if err := e.start(); err != nil {
 			t.Fatal(err)
 		}
 		e.look(5, rollout.Waiting)
-		if k := e.p.kept(); !slices.ContainsFunc(k, func(k bundle.Kept) bool { return k.Name == done.Name }) {
+		if k := e.p.Kept(); !slices.ContainsFunc(k, func(k bundle.Kept) bool { return k.Name == done.Name }) {
 			t.Error("what is in force is not held")
 		}
 
 		// What was stopped here stays so, whoever enforces it.
 		next, after := e.version(policy.Regional, 7, true, othersFirst), e.version(policy.Regional, 8, true, othersFirst)
 		e.take(next)
-		k, _ := e.p.newest(policy.Regional, "east.dev.example")
+		k, _ := e.p.Newest(policy.Regional, "east.dev.example")
 		if err := e.p.move(k, rollout.State{Phase: rollout.Stopped, Since: time.Now(), Reason: "denies"}, "canary", nil); err != nil {
 			t.Fatal(err)
 		}
@@ -119,24 +119,24 @@ func TestCarriesWhatAStagedVersionOvertakes(t *testing.T) {
 	e := stagedEastOn(t)
 	take := func(v *bundle.Verified) {
 		t.Helper()
-		if refused, err := e.p.take(v, true); refused != nil || err != nil {
+		if refused, err := e.p.Take(v, true); refused != nil || err != nil {
 			t.Fatal(refused, err)
 		}
 	}
 	carries := func(want ...uint64) {
 		t.Helper()
-		a := &App{cfg: e.c, policies: e.p, carried: map[string]bool{}}
+		carried := e.p.Carried(func(k bundle.Kept) bool { return k.Handed })
 		var got []uint64
-		a.carriedPolicy(func(_, name string, _ feed.Scope, value []byte) {
-			r, err := bundle.ReadRecord(value)
+		for _, name := range slices.Sorted(maps.Keys(carried)) { // a name goes before the same with more
+			r, err := bundle.ReadRecord(carried[name])
 			if r.Level != policy.Regional {
-				return
+				continue
 			}
-			if err != nil || strings.HasSuffix(name, overtaken) != (len(got) > 0) {
+			if err != nil || strings.HasSuffix(name, Overtaken) != (len(got) > 0) {
 				t.Errorf("%s: version %d, %v", name, r.Version, err)
 			}
 			got = append(got, r.Version)
-		})
+		}
 		if !slices.Equal(got, want) {
 			t.Errorf("carries %d, want %d", got, want)
 		}
@@ -174,13 +174,13 @@ func TestTwoRecordsOfOneVersionInForce(t *testing.T) {
 	if in == other || e.p.current(policy.Regional).Name != first.Name {
 		t.Errorf("%s is in force", in)
 	}
-	if refused, err := e.p.take(second, false); !errors.Is(refused, bundle.ErrConflict) || err != nil {
+	if refused, err := e.p.Take(second, false); !errors.Is(refused, bundle.ErrConflict) || err != nil {
 		t.Errorf("the other again: %v, %v", refused, err)
 	}
 	if err := e.start(); err != nil || e.engine.Revision() != in {
 		t.Errorf("after a restart: %s, %v", e.engine.Revision(), err)
 	}
-	if conflicts, err := e.p.book.Conflicts(); err != nil || len(conflicts) != 1 || conflicts[0].Name != second.Name {
+	if conflicts, err := e.p.Book().Conflicts(); err != nil || len(conflicts) != 1 || conflicts[0].Name != second.Name {
 		t.Errorf("%+v, %v", conflicts, err)
 	}
 
@@ -199,7 +199,7 @@ func TestTwoRecordsOfOneVersionInForce(t *testing.T) {
 	}
 	e.take(e.version(policy.Regional, 4, true, nil))
 	e.expect(4)
-	if conflicts, err := e.p.book.Conflicts(); err != nil || len(conflicts) != 0 {
+	if conflicts, err := e.p.Book().Conflicts(); err != nil || len(conflicts) != 0 {
 		t.Errorf("%+v, %v", conflicts, err)
 	}
 }

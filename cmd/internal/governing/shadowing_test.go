@@ -1,4 +1,4 @@
-package app
+package governing
 
 import (
 	"context"
@@ -21,11 +21,11 @@ import (
 
 // shadowed east is the shipped policy of the dev fleet's first region, in force.
 type shadowedEast struct {
-	*shadowing
+	*Shadowing
 	engine  *policy.Engine
 	levels  []*bundle.Verified
 	store   *store.Store
-	restart func() *shadowing
+	restart func() *Shadowing
 }
 
 func newShadowedEast(t testing.TB, open func(path string) (*store.Store, error)) *shadowedEast {
@@ -35,7 +35,7 @@ func newShadowedEast(t testing.TB, open func(path string) (*store.Store, error))
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { st.Close() })
-	e := &shadowedEast{engine: policy.New(policy.Config{Require: requiredLevels}), store: st}
+	e := &shadowedEast{engine: policy.New(policy.Config{Require: Required}), store: st}
 	for _, l := range builtin.Dev("east") {
 		scope := bundle.ScopeMesh
 		if l.Name == policy.Regional {
@@ -44,8 +44,8 @@ func newShadowedEast(t testing.TB, open func(path string) (*store.Store, error))
 		e.levels = append(e.levels, &bundle.Verified{Record: bundle.Record{Level: l.Name, Scope: scope, Version: 1}, Content: bundle.Content{Modules: l.Modules, Data: l.Data}, Ceiling: l.Delegation})
 	}
 	e.activate(t)
-	e.restart = func() *shadowing {
-		return &shadowing{
+	e.restart = func() *Shadowing {
+		return &Shadowing{
 			shadow: shadow.New(shadow.Config{Mask: masked(e.engine)}), staged: shadow.New(shadow.Config{}), engine: e.engine, store: st, log: slog.New(slog.DiscardHandler),
 			inForce: func() []*bundle.Verified { return e.levels },
 			verify: func(b []byte) (*bundle.Verified, error) {
@@ -55,7 +55,7 @@ func newShadowedEast(t testing.TB, open func(path string) (*store.Store, error))
 			},
 		}
 	}
-	e.shadowing = e.restart()
+	e.Shadowing = e.restart()
 	return e
 }
 
@@ -71,14 +71,14 @@ func (e *shadowedEast) activate(t testing.TB) {
 }
 
 // closed is the regional level with its service closed.
-func closed(t testing.TB) shadowed {
+func closed(t testing.TB) Candidate {
 	t.Helper()
 	l := builtin.Regional("east")
 	b, err := bundle.Content{Modules: l.Modules, Data: l.Data}.Encode()
 	if err != nil {
 		t.Fatal(err)
 	}
-	return shadowed{Started: 1_790_000_000, Levels: []shadowedLevel{{policy.Regional, b}}}
+	return Candidate{Started: 1_790_000_000, Levels: []CandidateLevel{{policy.Regional, b}}}
 }
 
 func shopCalls() policy.Input {
@@ -95,7 +95,7 @@ func TestShadowOnANode(t *testing.T) {
 		s := e.restart()
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
-		run := func(s *shadowing) {
+		run := func(s *Shadowing) {
 			go func() {
 				if err := s.shadow.Run(ctx); err != nil {
 					t.Error(err)
@@ -103,10 +103,10 @@ func TestShadowOnANode(t *testing.T) {
 			}()
 		}
 		run(s)
-		if err := s.load(); err != nil || s.given() != nil {
-			t.Fatalf("before anything: %v, %v", s.given(), err)
+		if err := s.load(); err != nil || s.Given() != nil {
+			t.Fatalf("before anything: %v, %v", s.Given(), err)
 		}
-		if err := s.start(closed(t)); err != nil {
+		if err := s.Start(closed(t)); err != nil {
 			t.Fatal(err)
 		}
 		if d := e.engine.Decide(ctx, shopCalls()); !d.Allow {
@@ -123,7 +123,7 @@ func TestShadowOnANode(t *testing.T) {
 		l.Data = map[string]any{"connect": map[string]any{"good_standing": []any{"ok"}, "unattested_trust_domains": []any{}}}
 		e.levels[0] = &l
 		e.activate(t)
-		s.rebase()
+		s.Rebase()
 		e.engine.Decide(ctx, shopCalls())
 		synctest.Wait()
 		if r, _ := s.shadow.Report(); r.Against != e.engine.Revision() || r.Compared != 1 || r.PassedOver != 0 {
@@ -133,23 +133,23 @@ func TestShadowOnANode(t *testing.T) {
 		// The next process goes on with the same candidate.
 		next := e.restart()
 		run(next)
-		if err := next.load(); err != nil || next.given() == nil || !next.given().since().Equal(time.Unix(1_790_000_000, 0)) {
-			t.Fatalf("after a restart: %+v, %v", next.given(), err)
+		if err := next.load(); err != nil || next.Given() == nil || !next.Given().Since().Equal(time.Unix(1_790_000_000, 0)) {
+			t.Fatalf("after a restart: %+v, %v", next.Given(), err)
 		}
 		e.engine.Decide(ctx, shopCalls())
 		synctest.Wait()
 		if r, ok := next.shadow.Report(); !ok || r.Compared != 1 {
 			t.Errorf("after a restart: %+v, %t", r, ok)
 		}
-		if err := next.stop(); err != nil {
+		if err := next.Stop(); err != nil {
 			t.Error(err)
 		}
-		if err := next.stop(); !errors.Is(err, ErrNoShadow) {
+		if err := next.Stop(); !errors.Is(err, ErrNoShadow) {
 			t.Errorf("stopped twice: %v", err)
 		}
 		last := e.restart()
-		if err := last.load(); err != nil || last.given() != nil {
-			t.Errorf("after the end: %+v, %v", last.given(), err)
+		if err := last.load(); err != nil || last.Given() != nil {
+			t.Errorf("after the end: %+v, %v", last.Given(), err)
 		}
 	})
 }
@@ -167,7 +167,7 @@ func TestShadowReportIsMasked(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		go func() { _ = s.shadow.Run(ctx) }()
-		if err := s.start(closed(t)); err != nil {
+		if err := s.Start(closed(t)); err != nil {
 			t.Fatal(err)
 		}
 		in := shopCalls()
@@ -189,26 +189,26 @@ func TestWhatIsNoCandidate(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, c := range map[string]struct {
-		shadowed
+		Candidate
 		want error
 	}{
-		"no level":         {shadowed{}, ErrShadow},
-		"another region's": {shadowed{File: []byte("west.dev.example")}, ErrShadow},
-		"a level twice":    {shadowed{Levels: append(good.Levels, good.Levels[0])}, ErrShadow},
-		"no content":       {shadowed{Levels: []shadowedLevel{{policy.Regional, []byte("x")}}}, bundle.ErrContent},
-		"no such level":    {shadowed{Levels: []shadowedLevel{{"top", good.Levels[0].Content}}}, ErrShadow},
-		"no Rego":          {shadowed{Levels: []shadowedLevel{{policy.Regional, content}}}, policy.ErrCompile},
+		"no level":         {Candidate{}, ErrShadow},
+		"another region's": {Candidate{File: []byte("west.dev.example")}, ErrShadow},
+		"a level twice":    {Candidate{Levels: append(good.Levels, good.Levels[0])}, ErrShadow},
+		"no content":       {Candidate{Levels: []CandidateLevel{{policy.Regional, []byte("x")}}}, bundle.ErrContent},
+		"no such level":    {Candidate{Levels: []CandidateLevel{{"top", good.Levels[0].Content}}}, ErrShadow},
+		"no Rego":          {Candidate{Levels: []CandidateLevel{{policy.Regional, content}}}, policy.ErrCompile},
 	} {
-		if err := e.start(c.shadowed); !errors.Is(err, c.want) || e.given() != nil {
+		if err := e.Start(c.Candidate); !errors.Is(err, c.want) || e.Given() != nil {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
-	if err := e.start(shadowed{File: []byte("east.dev.example")}); err != nil {
+	if err := e.Start(Candidate{File: []byte("east.dev.example")}); err != nil {
 		t.Errorf("signed: %v", err)
 	}
 	// A candidate that is refused leaves the one before.
-	if err := e.start(shadowed{}); !errors.Is(err, ErrShadow) || e.given() == nil {
-		t.Errorf("%v, %+v", err, e.given())
+	if err := e.Start(Candidate{}); !errors.Is(err, ErrShadow) || e.Given() == nil {
+		t.Errorf("%v, %+v", err, e.Given())
 	}
 }
 
@@ -224,11 +224,11 @@ func TestShadowOnAFailingDisk(t *testing.T) {
 				return store.NoFault
 			})
 		})
-		if err := e.start(closed(t)); err != nil {
+		if err := e.Start(closed(t)); err != nil {
 			t.Fatal(err)
 		}
-		if err := e.stop(); err == nil || e.given() == nil {
-			t.Errorf("fault %v: %v, %+v", fault, err, e.given())
+		if err := e.Stop(); err == nil || e.Given() == nil {
+			t.Errorf("fault %v: %v, %+v", fault, err, e.Given())
 		}
 		if _, ok := e.shadow.Report(); !ok {
 			t.Error("it compares no more, and was not stopped")
@@ -243,7 +243,7 @@ func BenchmarkBeside(b *testing.B) {
 		ctx, cancel := context.WithCancel(b.Context())
 		go func() { _ = e.shadow.Run(ctx) }() // ends without an error
 		if with == "candidate" {
-			if err := e.start(closed(b)); err != nil {
+			if err := e.Start(closed(b)); err != nil {
 				b.Fatal(err)
 			}
 		}

@@ -1,4 +1,4 @@
-package app
+package governing
 
 import (
 	"context"
@@ -6,17 +6,16 @@ import (
 	"maps"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 	"github.com/bailiwick-mesh/bailiwick/policy/decision"
 )
 
 // staleEvery is how often it is looked at whether policy has become stale.
 const staleEvery = time.Second
 
-// watchStaleness keeps the stale mode of each level what it should be, until ctx ends. quiet
+// WatchStaleness keeps the stale mode of each level what it should be, until ctx ends. quiet
 // is how long the region's authority, which has the newest policy of every level, was not
 // heard. It fails when the store does.
-func (p *policies) watchStaleness(ctx context.Context, quiet func(time.Time) time.Duration) error {
+func (p *Policies) WatchStaleness(ctx context.Context, quiet func(time.Time) time.Duration) error {
 	tick := time.NewTicker(staleEvery)
 	defer tick.Stop()
 	for {
@@ -32,11 +31,11 @@ func (p *policies) watchStaleness(ctx context.Context, quiet func(time.Time) tim
 }
 
 // restale puts another generation of the same levels in force where a stale mode begins or ends.
-func (p *policies) restale(quiet time.Duration) error {
+func (p *Policies) restale(quiet time.Duration) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	is := map[string]string{}
-	for _, v := range p.inForce() {
+	for _, v := range p.InForce() {
 		if mode := v.Record.Staleness(quiet).Applies(); mode != "" {
 			is[v.Record.Level] = mode
 		}
@@ -58,17 +57,9 @@ func (p *policies) restale(quiet time.Duration) error {
 	return nil
 }
 
-// staleAt is the stale mode that applies to a level.
-func (p *policies) staleAt(level string) string {
+// StaleAt is the stale mode that applies to a level.
+func (p *Policies) StaleAt(level string) string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.stale[level]
-}
-
-// staleIn is a staleness for the API: seconds left, negative without a bound.
-func staleIn(s bundle.Staleness) float64 {
-	if !s.Bounded {
-		return -1
-	}
-	return s.Left.Seconds()
 }

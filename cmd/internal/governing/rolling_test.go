@@ -1,4 +1,4 @@
-package app
+package governing
 
 import (
 	"context"
@@ -15,7 +15,8 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/attest/trail"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/config"
@@ -26,7 +27,6 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 	"github.com/bailiwick-mesh/bailiwick/policy/decision"
 	"github.com/bailiwick-mesh/bailiwick/policy/rollout"
-	"github.com/bailiwick-mesh/bailiwick/policy/shadow"
 )
 
 // stagedEast is a node of east and the keys that sign its policy.
@@ -43,15 +43,15 @@ type stagedEast struct {
 
 	// of the process that runs
 	engine *policy.Engine
-	p      *policies
-	r      *rolling
+	p      *Policies
+	r      *Rolling
 	peers  []rollout.Peer
 	offers int
 }
 
 func newStagedEast(t *testing.T, st *store.Store) *stagedEast {
 	t.Helper()
-	e := &stagedEast{t: t, st: st, c: config.Config{Node: gateSelf}}
+	e := &stagedEast{t: t, st: st, c: config.Config{Node: self}}
 	for _, key := range []**ecdsa.PrivateKey{&e.global, &e.region} {
 		var err error
 		if *key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
@@ -69,22 +69,24 @@ func newStagedEast(t *testing.T, st *store.Store) *stagedEast {
 // start begins a process on what the disk has.
 func (e *stagedEast) start() error {
 	log := slog.New(slog.DiscardHandler)
-	e.engine = policy.New(policy.Config{Require: requiredLevels})
-	e.p = newPolicies(e.c, e.engine, e.st, []*ecdsa.PublicKey{&e.global.PublicKey}, e.change, log)
-	if err := e.p.open(); err != nil {
+	e.engine = policy.New(policy.Config{Require: Required})
+	e.p = New(e.c, e.engine, e.st, []*ecdsa.PublicKey{&e.global.PublicKey}, e.change, log)
+	if err := e.p.Open(); err != nil {
 		return err
 	}
-	s := &shadowing{shadow: shadow.New(shadow.Config{}), staged: shadow.New(shadow.Config{}), engine: e.engine, store: e.st, log: log, inForce: e.p.inForce}
-	e.r = &rolling{
-		policies: e.p, engine: e.engine, shadowing: s, shadow: s.staged, log: log, known: map[string]versions{},
-		node:  func() rollout.Node { return rollout.Node{ID: gateSelf.String(), Path: gateSelf.Path(), Class: "node"} },
-		peers: func(bundle.Kept) []rollout.Peer { return e.peers }, behind: func(context.Context) bool { return false },
-		taken: func(string) {},
-		settled: func(newest bundle.Kept, name [32]byte) bool {
+	s, err := OpenShadowing(e.p, func() bool { return false }, prometheus.NewRegistry(), log)
+	if err != nil {
+		return err
+	}
+	e.r = NewRolling(e.p, s, Fleet{
+		Node:  func() rollout.Node { return rollout.Node{ID: self.String(), Path: self.Path(), Class: "node"} },
+		Peers: func(bundle.Kept) []rollout.Peer { return e.peers }, Behind: func(context.Context) bool { return false },
+		Taken: func(string) {},
+		Settled: func(newest bundle.Kept, name [32]byte) bool {
 			return rollout.Settled(e.peers, [8]byte(name[:]), [8]byte(newest.Name[:]))
 		},
-		offer: func(bundle.Kept) { e.offers++ },
-	}
+		Offer: func(bundle.Kept) { e.offers++ },
+	}, log)
 	return nil
 }
 
@@ -147,7 +149,7 @@ func (e *stagedEast) version(level string, n uint64, open bool, plan *rollout.Pl
 
 func (e *stagedEast) take(v *bundle.Verified) {
 	e.t.Helper()
-	if refused, err := e.p.take(v, false); refused != nil || err != nil {
+	if refused, err := e.p.Take(v, false); refused != nil || err != nil {
 		e.t.Fatal(refused, err)
 	}
 }
@@ -159,14 +161,14 @@ func (e *stagedEast) look(want uint64, phase rollout.Phase) {
 		e.t.Fatal(err)
 	}
 	e.expect(want)
-	if all := e.r.progress(); len(all) != 1 || all[0].outlook.State.Phase != phase {
+	if all := e.r.Progress(); len(all) != 1 || all[0].Outlook.State.Phase != phase {
 		e.t.Fatalf("%+v, want %s", all, phase)
 	}
 }
 
 func (e *stagedEast) expect(want uint64) {
 	e.t.Helper()
-	if got := e.p.version(policy.Regional); got != want || !strings.Contains(e.engine.Revision(), "regional@"+string(rune('0'+want))+"#") {
+	if got := e.p.Version(policy.Regional); got != want || !strings.Contains(e.engine.Revision(), "regional@"+string(rune('0'+want))+"#") {
 		e.t.Fatalf("version %d is in force, %s; want %d", got, e.engine.Revision(), want)
 	}
 }
@@ -188,7 +190,7 @@ func (e *stagedEast) calls(n int) {
 
 var (
 	othersFirst = &rollout.Plan{Rings: []rollout.Ring{{Name: "canary", Nodes: []string{"/node/canary-"}}}, Soak: 600}
-	selfFirst   = &rollout.Plan{Rings: []rollout.Ring{{Name: "self", Nodes: []string{gateSelf.Path()}}}, Soak: 600}
+	selfFirst   = &rollout.Plan{Rings: []rollout.Ring{{Name: "self", Nodes: []string{self.Path()}}}, Soak: 600}
 )
 
 func canaryPeer(phase rollout.Phase, since time.Time) []rollout.Peer {
@@ -223,7 +225,7 @@ func TestStagedPolicy(t *testing.T) {
 		e.look(1, rollout.Waiting)
 		e.calls(3)
 		e.look(1, rollout.Waiting)
-		if m := e.r.progress()[0]; m.measured.Compared != 3 || !strings.Contains(m.outlook.Waits, "soaked") {
+		if m := e.r.Progress()[0]; m.Measured.Compared != 3 || !strings.Contains(m.Outlook.Waits, "soaked") {
 			t.Errorf("%+v", m)
 		}
 		if err := e.start(); err != nil {
@@ -281,8 +283,8 @@ func TestStagedPolicy(t *testing.T) {
 		// A newer version without a plan holds for all at once.
 		e.take(e.version(policy.Regional, 7, true, nil))
 		e.expect(7)
-		if err := e.r.look(ctx, time.Now()); err != nil || len(e.r.progress()) != 0 {
-			t.Errorf("%+v, %v", e.r.progress(), err)
+		if err := e.r.look(ctx, time.Now()); err != nil || len(e.r.Progress()) != 0 {
+			t.Errorf("%+v, %v", e.r.Progress(), err)
 		}
 		if e.r.shadow.Running() {
 			t.Error("something is compared still")
@@ -309,7 +311,7 @@ func TestStagedPolicy(t *testing.T) {
 		}
 		synctest.Wait()
 		e.look(mallorysLast, rollout.Enforcing)
-		if m := e.r.progress()[0].measured; m.Denied != 121 || m.Questions != 30 || len(m.Callers) != 1 || m.Callers[0].Denied != 1 {
+		if m := e.r.Progress()[0].Measured; m.Denied != 121 || m.Questions != 30 || len(m.Callers) != 1 || m.Callers[0].Denied != 1 {
 			t.Errorf("%+v", m)
 		}
 	})
@@ -337,8 +339,8 @@ func TestSoakIsMeasuredWhileRunning(t *testing.T) {
 				time.Sleep(rollEvery)
 				e.look(2, rollout.Enforcing)
 			}
-			if x := e.r.progress()[0]; x.wire().Soaked != soaked {
-				t.Errorf("soaked %v: %+v", x.wire().Soaked, x.outlook.State)
+			if x := e.r.Progress()[0]; x.Record.Record.Rollout.Soaked(x.Outlook.State) != soaked {
+				t.Errorf("soaked %v: %+v", !soaked, x.Outlook.State)
 			}
 		}
 		runs(5*time.Minute+30*time.Second, false)
@@ -387,7 +389,7 @@ func TestStagedPolicyOnAFailingDisk(t *testing.T) {
 			if err = e.start(); err == nil {
 				err = e.r.look(t.Context(), time.Now())
 			}
-			if err != nil && e.p.version(policy.Regional) == 2 && n == 1 {
+			if err != nil && e.p.Version(policy.Regional) == 2 && n == 1 {
 				t.Errorf("fault %v at %d: in force before it was durable", fault, n)
 			}
 			e.st.Close()
@@ -397,35 +399,13 @@ func TestStagedPolicyOnAFailingDisk(t *testing.T) {
 			if err := e.start(); err != nil {
 				t.Fatal(err)
 			}
-			k, _ := e.p.newest(policy.Regional, "east.dev.example")
+			k, _ := e.p.Newest(policy.Regional, "east.dev.example")
 			want := uint64(1)
 			if e.p.stages.of(k.Name).Phase == rollout.Enforcing {
 				want = 2
 			}
 			e.expect(want)
 			e.st.Close()
-		}
-	}
-}
-
-// What a node says of a rollout is bounded when it is written and when it is read, whatever the
-// reason is made of.
-func TestRolloutOnTheWire(t *testing.T) {
-	long := rolled{outlook: rollout.Outlook{State: rollout.State{Phase: rollout.Stopped, Since: time.Now(), Reason: "x" + strings.Repeat("ü", maxReason)}}}
-	for name, c := range map[string]struct {
-		wire rolloutWire
-		ok   bool
-	}{
-		"a long reason":                   {long.wire(), true},
-		"a longer one of somebody else's": {rolloutWire{Phase: "stopped", Reason: strings.Repeat("x", maxReason+1)}, false},
-		"a phase without an end":          {rolloutWire{Phase: strings.Repeat("x", maxPhase+1)}, false},
-	} {
-		b, err := statement.Marshal(generationRecord{Levels: []levelWire{}, Rollouts: []rolloutWire{c.wire}})
-		if err != nil {
-			t.Fatalf("%s: %v", name, err)
-		}
-		if _, err := parseGeneration(policyKey, b); (err == nil) != c.ok {
-			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
@@ -445,9 +425,9 @@ func TestHeldToGoBack(t *testing.T) {
 	states := func(want ...string) {
 		t.Helper()
 		var got []string
-		for _, k := range e.p.kept() {
+		for _, k := range e.p.Kept() {
 			if k.Record.Level == policy.Regional {
-				state, _ := e.p.stateOf(k)
+				state, _ := e.p.StateOf(k)
 				got = append(got, fmt.Sprintf("%d %s", k.Record.Version, state))
 			}
 		}
@@ -457,7 +437,7 @@ func TestHeldToGoBack(t *testing.T) {
 	}
 	stop := func() {
 		t.Helper()
-		k, _ := e.p.newest(policy.Regional, "east.dev.example")
+		k, _ := e.p.Newest(policy.Regional, "east.dev.example")
 		if err := e.p.move(k, rollout.State{Phase: rollout.Stopped, Since: time.Now(), Reason: "denies"}, "canary", nil); err != nil {
 			t.Fatal(err)
 		}

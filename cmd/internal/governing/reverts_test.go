@@ -1,4 +1,4 @@
-package app
+package governing
 
 import (
 	"fmt"
@@ -54,7 +54,7 @@ deny contains "slow" if {
 		}
 		e.p.mu.Lock()
 		e.p.stale = map[string]string{policy.Regional: policy.Freeze} // as restale does
-		err = e.p.install(nil, decision.Stale, "", false, e.p.inForce()[0].NotAfter)
+		err = e.p.install(nil, decision.Stale, "", false, e.p.InForce()[0].NotAfter)
 		e.p.mu.Unlock()
 		reverted := e.engine.Revision()
 		if err != nil || !strings.Contains(reverted, "regional@3~freeze#") {
@@ -62,7 +62,7 @@ deny contains "slow" if {
 		}
 		for i := range 20 {
 			in := shopCalls()
-			in.Time.Unix = e.p.inForce()[0].NotAfter.Unix() - 60
+			in.Time.Unix = e.p.InForce()[0].NotAfter.Unix() - 60
 			in.Service.Name, in.Source.SPIFFEID = "trigger", fmt.Sprintf("spiffe://east.dev.example/workload/shop-%d", i)
 			e.engine.Decide(t.Context(), in)
 		}
@@ -72,16 +72,17 @@ deny contains "slow" if {
 		if installs {
 			e.take(e.version(policy.Global, 2, true, nil))
 		} else {
-			r := revert{from: reverted, to: e.engine.Revision(), why: "it hangs"}
-			if err := e.p.reverted(r); err != nil {
+			const why = "it hangs"
+			to := e.engine.Revision()
+			if err := e.p.Reverted(reverted, to, why); err != nil {
 				t.Fatal(err)
 			}
 			c := e.changes[len(e.changes)-1]
-			if c.Why != decision.Reverted || c.From != r.from || c.To != r.to || c.Detail != r.why || len(c.Records) != 1 || c.Records[0].From != 3 || c.Records[0].Version != 1 {
+			if c.Why != decision.Reverted || c.From != reverted || c.To != to || c.Detail != why || len(c.Records) != 1 || c.Records[0].From != 3 || c.Records[0].Version != 1 {
 				t.Errorf("recorded: %+v", c)
 			}
 		}
-		if got := e.p.version(policy.Regional); got != 1 || !strings.Contains(e.engine.Revision(), "regional@1~freeze#") {
+		if got := e.p.Version(policy.Regional); got != 1 || !strings.Contains(e.engine.Revision(), "regional@1~freeze#") {
 			t.Errorf("the node says %d, and enforces %s", got, e.engine.Revision())
 		}
 		if n := len(e.p.generations); n > 2 {
