@@ -1,15 +1,12 @@
 package trail
 
-import (
-	"slices"
-	"sync"
-)
+import "sync"
 
 // maxKept is how many bundles, and how many tiles, a snapshot remembers: some 3 MiB of usual leaves.
 const maxKept = 64
 
 // kept remembers what was read of the files of one size of a trail, for those who prove many leaves.
-// A nil one remembers nothing.
+// A nil one remembers nothing. What it gives out is shared, and nobody writes to it.
 type kept struct {
 	mu      sync.Mutex // guards what follows
 	bundles map[uint64][][]byte
@@ -58,7 +55,7 @@ func remember[K comparable](mu *sync.Mutex, all *map[K][][]byte, key K, read fun
 	mu.Lock()
 	defer mu.Unlock()
 	if b, ok := (*all)[key]; ok {
-		return slices.Clone(b), nil
+		return b, nil
 	}
 	b, err := read()
 	if err != nil {
@@ -68,5 +65,5 @@ func remember[K comparable](mu *sync.Mutex, all *map[K][][]byte, key K, read fun
 		*all = map[K][][]byte{}
 	}
 	(*all)[key] = b
-	return slices.Clone(b), nil
+	return b, nil
 }

@@ -1,6 +1,7 @@
 package trail
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -61,14 +62,19 @@ func readFile(path string, max int64) ([]byte, error) {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, max+1))
+	info, err := f.Stat()
 	if err != nil {
 		return nil, err
 	}
-	if int64(len(b)) > max {
+	var b bytes.Buffer
+	b.Grow(int(min(max, info.Size())) + bytes.MinRead) // room to meet the end in: no second read
+	if _, err := b.ReadFrom(io.LimitReader(f, max+1)); err != nil {
+		return nil, err
+	}
+	if int64(b.Len()) > max {
 		return nil, fmt.Errorf("%w: %s is larger than %d bytes", ErrTile, path, max)
 	}
-	return b, nil
+	return b.Bytes(), nil
 }
 
 // bundle returns the encoded leaves of one bundle: as many as there are before
