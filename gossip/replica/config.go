@@ -125,6 +125,10 @@ type Config struct {
 	// shows a dead node sooner and lengthens the feed.
 	TTL time.Duration
 
+	// Patience is how long what uses a record (a schema, policy, the reader of evidence) may
+	// take before Run ends with ErrStuck. Zero means 15 seconds.
+	Patience time.Duration
+
 	// Now is the node's clock. Nil: time.Now.
 	Now func() time.Time
 
@@ -169,6 +173,9 @@ func (c *Config) complete() error {
 	}
 	if c.TTL == 0 {
 		c.TTL = 5 * time.Minute
+	}
+	if c.Patience == 0 {
+		c.Patience = stuckAfter
 	}
 	if c.Now == nil {
 		c.Now = time.Now

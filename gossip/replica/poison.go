@@ -19,7 +19,7 @@ import (
 const (
 	crashesToPark = 2                // of the process, by one record
 	parkedToShun  = 3                // records of one origin; nothing new of it is tried then
-	stuckAfter    = 15 * time.Second // what uses a record hangs
+	stuckAfter    = 15 * time.Second // what uses a record hangs, unless Config.Patience says otherwise
 	watchEvery    = time.Second
 )
 
@@ -236,7 +236,7 @@ func (r *Replica) hangs(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if f := r.poisons.flight.Load(); f != nil && r.cfg.Now().Sub(f.since) > stuckAfter {
+		if f := r.poisons.flight.Load(); f != nil && r.cfg.Now().Sub(f.since) > r.cfg.Patience {
 			r.remember(f.feed, f.seq, f.id, "hangs")
 			return fmt.Errorf("%w: record %d of %s", ErrStuck, f.seq, f.feed)
 		}

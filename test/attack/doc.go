@@ -9,8 +9,11 @@
 //
 // An attack is a function of a fleet, and runs twice: simulated, where the real stack
 // (QUIC, TLS, sessions, serf, stores) runs in virtual time over a simulated network,
-// and on loopback, over real sockets in real time. What cannot differ there, as what
-// needs minutes, is run simulated only.
+// and on loopback, over real sockets in real time. There it never asks how soon something
+// comes: the machine may be busy, and virtual time shows that. Where an attack takes minutes,
+// as of a certificate that ends, its loopback run keeps what is hostile on the wire, and the
+// test says which part is virtual only. Some subtests are one more case of an attack that is
+// on both networks beside them, as most of what serf could believe; they are simulated only.
 //
 // The fleet is a few honest nodes that are wired as package app wires them: link,
 // replica, roster, and standing from faults and findings. The client (hostile) is

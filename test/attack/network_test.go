@@ -52,7 +52,7 @@ func attacked(t *testing.T, size int, attack func(t *testing.T, f *fleet)) {
 	t.Run("loopback", func(t *testing.T) { attack(t, newFleet(t, loopback, size)) })
 }
 
-// attackedInVirtualTime is for what needs minutes, or cannot differ on real sockets.
+// attackedInVirtualTime is for what is asked on both networks elsewhere, and here in one case more.
 func attackedInVirtualTime(t *testing.T, size int, attack func(t *testing.T, f *fleet)) {
 	t.Run("simulated", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -62,11 +62,33 @@ func attackedInVirtualTime(t *testing.T, size int, attack func(t *testing.T, f *
 	})
 }
 
+// virtual reports whether time is. Where it is real, no test asks how soon something comes.
+func virtual(t *testing.T) bool { return !strings.Contains(t.Name(), "/loopback") }
+
+// pass lets so much time go by. Where it is real, a second is the most.
+func pass(t *testing.T, d time.Duration) {
+	if !virtual(t) {
+		d = min(d, time.Second)
+	}
+	time.Sleep(d)
+}
+
+// rounds is how often something is done: fewer times where each costs real time.
+func rounds(t *testing.T, inVirtualTime, onLoopback int) int {
+	if virtual(t) {
+		return inVirtualTime
+	}
+	return onLoopback
+}
+
+// seconds is how many have begun since start: what a rate allows by now.
+func seconds(start time.Time) int { return int(time.Since(start)/time.Second) + 1 }
+
 // bound is how long is waited for what has to come within some time. Where time is real that is long:
 // a busy machine may take its time over anything, and how soon it has to come the same attack shows
 // in virtual time.
 func bound(t *testing.T, within time.Duration) time.Duration {
-	if within > 0 && strings.Contains(t.Name(), "/loopback") {
+	if within > 0 && !virtual(t) {
 		return max(within, time.Minute)
 	}
 	return within

@@ -114,11 +114,11 @@ func TestReplayOfEpoch(t *testing.T) {
 
 // Records without what comes before them, as large as may be.
 func TestGapBomb(t *testing.T) {
-	attackedInVirtualTime(t, 3, func(t *testing.T, f *fleet) {
+	attacked(t, 3, func(t *testing.T, f *fleet) {
 		h := f.turncoat("h1")
 		s := h.attach(f.nodes[0])
 		big := strings.Repeat("x", 15<<10)
-		for seq := range uint64(4000) {
+		for seq := range uint64(rounds(t, 4000, 2400)) {
 			s.record(h.sign(feed.Header{Seq: 2*seq + 3, HLC: now()}, op(h.key("a"), "")))
 			if seq < 3000 {
 				s.record(h.sign(feed.Header{Seq: 2*seq + 10001, HLC: now()}, op(feed.KeyOf(h.id, "x-a", "a"), big)))
@@ -274,8 +274,26 @@ func TestPastClock(t *testing.T) {
 	})
 }
 
-// Who stole a key whose certificate has ended dates records back into its time.
+// Who stole a key whose certificate has ended dates records back into its time. That one ends
+// which the fleet knows shows in virtual time; on loopback it has ended before.
 func TestBackdatedRecord(t *testing.T) {
+	t.Run("loopback", func(t *testing.T) {
+		f := newFleet(t, loopback, 3)
+		h, other := f.turncoat("h1"), f.turncoat("h2")
+		issued := time.Now().Add(-30 * time.Minute)
+		h.self = f.home.identityAt(t, issued, "node", h.id, newKey(t), 1, 10*time.Minute)
+		s := h.attach(f.nodes[0])
+		s.record(h.sign(feed.Header{Seq: 1, HLC: feed.NewHLC(issued.Add(time.Minute))}, op(h.key("a"), "stolen")))
+		s.send(frameCert, other.self.Cert)
+		s.record(other.say(op(other.key("a"), "after")))
+		f.all(2*time.Second, "what came after it is known", func(n *node) bool { return n.shows(other.key("a"), "after") })
+		if got := f.nodes[0].counter("bailiwick_gossip_records_total", "uncovered"); got != 1 {
+			t.Errorf("%v records were found to be covered by nothing", got)
+		}
+		f.never(time.Second, "it believes a date", func(n *node) bool { return n.shows(h.key("a"), "stolen") })
+		h.innocent()
+		f.unharmed()
+	})
 	attackedInVirtualTime(t, 3, func(t *testing.T, f *fleet) {
 		h := f.turncoat("h1")
 		h.self = f.home.identity(t, h.id, newKey(t), 1, 10*time.Minute)

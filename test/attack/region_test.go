@@ -37,7 +37,7 @@ func newRegion(t *testing.T, name string) *region {
 		KeyUsage: x509.KeyUsageCertSign, NotBefore: now.Add(-time.Hour), NotAfter: now.Add(90 * 24 * time.Hour),
 	}, nil, r.key, r.key)
 	var err error
-	if r.root, err = epoch.NewRoot(r.td, now); err != nil {
+	if r.root, err = epoch.NewRoot(r.td, now.Add(-time.Hour)); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -93,7 +93,13 @@ func (r *region) identity(t *testing.T, id spiffeid.ID, key *ecdsa.PrivateKey, n
 
 func (r *region) identityOf(t *testing.T, class string, id spiffeid.ID, key *ecdsa.PrivateKey, number uint64, life time.Duration) replica.Identity {
 	t.Helper()
-	approved, err := r.root.Check(epoch.Request{ID: id, Epoch: number, Class: class, Key: &key.PublicKey, Lifetime: life, Now: time.Now()})
+	return r.identityAt(t, time.Now(), class, id, key, number, life)
+}
+
+// identityAt is what identityOf made at that time.
+func (r *region) identityAt(t *testing.T, at time.Time, class string, id spiffeid.ID, key *ecdsa.PrivateKey, number uint64, life time.Duration) replica.Identity {
+	t.Helper()
+	approved, err := r.root.Check(epoch.Request{ID: id, Epoch: number, Class: class, Key: &key.PublicKey, Lifetime: life, Now: at})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -107,6 +107,21 @@ func leave(t *testing.T, node string, prune bool, clock uint64) []byte {
 	return append([]byte{swimUser}, swim(t, serfLeave, fields{"LTime": clock, "Node": node, "Prune": prune})...)
 }
 
+// elsewhere says that n2 lives at another address.
+func elsewhere(t *testing.T, h *swimmer) []byte {
+	return swim(t, swimAlive, fields{"Incarnation": 3, "Node": "n2", "Addr": []byte{10, 0, 0, 1}, "Port": 1, "Meta": h.tags("n2", "192.0.2.66:6666"), "Vsn": vsn})
+}
+
+// oversized is a user event of 20 MiB, of which one comes.
+func oversized(t *testing.T) []byte {
+	return append(swim(t, swimUser, fields{"UserMsgLen": 20 << 20}), make([]byte, 1<<20)...)
+}
+
+// asks is an event, a query or what asks for keys, with what an honest intent has.
+func asks(t *testing.T, kind byte) []byte {
+	return append([]byte{swimUser}, swim(t, kind, fields{"LTime": 9, "Node": "h1", "Name": "_serf_install-key", "Payload": make([]byte, 800), "Filters": [][]byte{}, "ID": 7, "RelayFactor": 5})...)
+}
+
 // Everything that memberlist and serf believe of whoever may speak to them.
 func TestSWIM(t *testing.T) {
 	state := func(name string, state int, incarnation uint32) fields {
@@ -159,7 +174,7 @@ func TestSWIM(t *testing.T) {
 			h.all(append([]byte{swimUser}, swim(t, serfJoin, fields{"LTime": uint64(math.MaxUint64 - 1), "Node": "h1"})...))
 		}, dropped: "clock"},
 		"another address": {send: func(t *testing.T, h *swimmer) {
-			h.all(swim(t, swimAlive, fields{"Incarnation": 3, "Node": "n2", "Addr": []byte{10, 0, 0, 1}, "Port": 1, "Meta": h.tags("n2", "192.0.2.66:6666"), "Vsn": vsn}))
+			h.all(elsewhere(t, h))
 			h.f.never(3*time.Second, "it thinks that a node is where another says", func(n *node) bool {
 				return slices.ContainsFunc(n.roster.Hints(), func(hint roster.Hint) bool { return hint.Addr.Port() == 6666 })
 			})
@@ -170,12 +185,12 @@ func TestSWIM(t *testing.T) {
 			h.all(swim(t, swimIndirect, fields{"SeqNo": 1, "Target": []byte{10, 0, 0, 1}, "Port": 53, "Node": "n77", "Nack": true}))
 		}, dropped: "unknown-name"},
 		"events and keys": {send: func(t *testing.T, h *swimmer) {
-			for _, kind := range []byte{serfEvent, serfQuery, serfKeyRequest, serfRelay} { // with what an honest intent has
-				h.all(append([]byte{swimUser}, swim(t, kind, fields{"LTime": 9, "Node": "h1", "Name": "_serf_install-key", "Payload": make([]byte, 800), "Filters": [][]byte{}, "ID": 7, "RelayFactor": 5})...))
+			for _, kind := range []byte{serfEvent, serfQuery, serfKeyRequest, serfRelay} {
+				h.all(asks(t, kind))
 			}
 		}, dropped: "serf-type"},
 		"oversized event": {send: func(t *testing.T, h *swimmer) {
-			h.stream(append(swim(t, swimUser, fields{"UserMsgLen": 20 << 20}), make([]byte, 1<<20)...))
+			h.stream(oversized(t))
 		}, dropped: "stream-type"},
 		"compressed": {send: func(t *testing.T, h *swimmer) {
 			h.all(swim(t, swimCompressed, fields{"Algo": 0, "Buf": make([]byte, 900)}))
@@ -264,7 +279,7 @@ func TestSWIM(t *testing.T) {
 			})
 		})
 	}
-	t.Run("on real sockets", func(t *testing.T) {
+	t.Run("on both networks", func(t *testing.T) {
 		attacked(t, 3, func(t *testing.T, f *fleet) {
 			h := f.withSerf().swimmer()
 			for i := range 5 {
@@ -272,7 +287,23 @@ func TestSWIM(t *testing.T) {
 				h.pushPull(state("n2", int(memberlist.StateLeft), uint32(i)))
 				time.Sleep(100 * time.Millisecond)
 			}
-			time.Sleep(2 * time.Second)
+			for reason, send := range map[string]func(){
+				"prune":       func() { h.all(leave(t, "n2", true, 100)) },
+				"serf-type":   func() { h.all(asks(t, serfQuery)) },
+				"stream-type": func() { h.stream(oversized(t)) },
+			} {
+				for _, n := range f.nodes { // datagrams may get lost, and streams be too many
+					eventually(t, 5*time.Second, "it is dropped as "+reason, func() bool {
+						send()
+						time.Sleep(100 * time.Millisecond)
+						return n.counter("bailiwick_roster_dropped_total", reason) > 0
+					})
+				}
+			}
+			h.all(elsewhere(t, h))
+			f.never(2*time.Second, "it thinks that a node is where another says", func(n *node) bool {
+				return slices.ContainsFunc(n.roster.Hints(), func(hint roster.Hint) bool { return hint.Addr.Port() == 6666 })
+			})
 			f.unharmed()
 		})
 	})

@@ -101,7 +101,7 @@ func TestForgedEpoch(t *testing.T) {
 
 // Links that begin and do not go on.
 func TestHalfOpenLinks(t *testing.T) {
-	attackedInVirtualTime(t, 2, func(t *testing.T, f *fleet) {
+	attacked(t, 2, func(t *testing.T, f *fleet) {
 		h := f.turncoat("h1")
 		var open []*quic.Conn
 		for range 100 {
@@ -109,7 +109,7 @@ func TestHalfOpenLinks(t *testing.T) {
 				open = append(open, conn)
 			}
 		}
-		time.Sleep(time.Second)
+		pass(t, time.Second)
 		living := func() (n int) {
 			for _, c := range open {
 				if c.Context().Err() == nil {
@@ -118,13 +118,9 @@ func TestHalfOpenLinks(t *testing.T) {
 			}
 			return n
 		}
-		if got := living(); got > 64 {
-			t.Errorf("%d of one address at once", got)
-		}
-		time.Sleep(10 * time.Second)
-		if got := living(); got > 0 {
-			t.Errorf("%d are waited for for ever", got)
-		}
+		eventually(t, time.Millisecond, "no more than 64 are of one address", func() bool { return living() <= 64 })
+		pass(t, 10*time.Second)
+		eventually(t, time.Millisecond, "none is waited for for ever", func() bool { return living() == 0 })
 		f.unharmed()
 	})
 }
