@@ -24,6 +24,22 @@ type policyMistake struct {
 	Source  string `json:"source,omitempty"`
 }
 
+// treeMistakes is an error of compiling a tree: execute has it told by tellPolicyMistakes.
+type treeMistakes struct {
+	tree *workbench.Tree
+	error
+}
+
+func (e *treeMistakes) Unwrap() error { return e.error }
+
+// mistaken says whose mistakes an error is; nil stays nil.
+func mistaken(tree *workbench.Tree, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &treeMistakes{tree, err}
+}
+
 // tellPolicyMistakes prints every mistake of a tree with its line and the likely fix, and returns
 // what ends the command: people read standard error, programs the document. Nil err is nil.
 func tellPolicyMistakes(o *options, tree *workbench.Tree, err error) error {

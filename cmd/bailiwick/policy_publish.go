@@ -80,11 +80,11 @@ the validity, the digests, and that it compiles.`,
 			case p.key != "":
 				return &usageError{fmt.Errorf("%s is signed already: --key is for a folder", args[0])}
 			}
-			b, err := os.ReadFile(args[0])
+			file, err := bundle.Load(args[0])
 			if err != nil {
 				return err
 			}
-			return p.hand(cmd.Context(), b)
+			return p.hand(cmd.Context(), file.Bytes)
 		},
 	}
 	p.flags(c)
@@ -158,9 +158,14 @@ func (p *publication) next(ctx context.Context) (*ecdsa.PrivateKey, provision.Po
 	if p.key == "" {
 		return nil, none, nil, &usageError{errors.New("--key FILE is required: the private key of the policy's level")}
 	}
-	modes := []string{"", bundle.StaleContinue, bundle.StaleFreeze, bundle.StaleDenyNew}
-	if !slices.Contains(modes, p.staleMode) || p.maxStaleness < 0 || p.maxStaleness%time.Second != 0 {
-		return nil, none, nil, &usageError{fmt.Errorf("--stale-mode %s --max-staleness %s: want one of%s, and whole seconds", p.staleMode, p.maxStaleness, strings.Join(modes, " "))}
+	modes := []string{bundle.StaleContinue, bundle.StaleFreeze, bundle.StaleDenyNew}
+	switch {
+	case p.staleMode != "" && !slices.Contains(modes, p.staleMode):
+		return nil, none, nil, &usageError{fmt.Errorf("--stale-mode %s: want one of %s", p.staleMode, strings.Join(modes, ", "))}
+	case p.maxStaleness < 0 || p.maxStaleness%time.Second != 0:
+		return nil, none, nil, &usageError{fmt.Errorf("--max-staleness %s: want whole seconds, such as 72h, or 0s for ever", p.maxStaleness)}
+	case p.valid < time.Second:
+		return nil, none, nil, &usageError{fmt.Errorf("--valid %s: want a second or more, such as 8760h", p.valid)}
 	}
 	key, err := keyfile.OpenExisting(p.key)
 	if err != nil {

@@ -158,7 +158,7 @@ func reachOffline(ctx context.Context, o *options, q reachQuestion) (m reach.Mat
 			}
 		}
 		if err := engine.Activate(levels...); err != nil {
-			return m, err
+			return m, mistaken(tree, err)
 		}
 		engines[region] = engine
 		if td, err := spiffeid.TrustDomainFromString(tree.Plan.TrustDomain); err == nil {
@@ -210,7 +210,10 @@ func readRoster(path string) (r reach.Roster, err error) {
 // impliedRoster is what the trees themselves name, and the service asked about.
 func impliedRoster(named reach.Roster, service string, domains map[spiffeid.TrustDomain]string) (reach.Roster, error) {
 	name, region, ok := splitFull(service)
-	if !ok {
+	switch {
+	case !ok && service != "":
+		return named, &usageError{fmt.Errorf("--service %s: want NAME.REGION, such as web.east, or --roster FILE: a tree does not say which services there are", service)}
+	case !ok:
 		return named, &usageError{errors.New("--roster FILE is required, or --service NAME.REGION: a tree does not say which services there are")}
 	}
 	r := reach.Roster{Services: []reach.Service{{Name: name, Region: region}}}

@@ -58,8 +58,11 @@ Exit codes: 0 no answer changes, 1 failed, 2 usage, 5 some answer changes.`,
 const replayGC = 400
 
 func policyReplay(ctx context.Context, o *options, from, dir string, op replay.Options) error {
-	if op.Examples < 1 || op.Workers < 0 {
-		return &usageError{fmt.Errorf("--examples %d, --workers %d: want 1 or more", op.Examples, op.Workers)}
+	switch {
+	case op.Examples < 1:
+		return &usageError{fmt.Errorf("--examples %d: want 1 or more", op.Examples)}
+	case op.Workers < 0:
+		return &usageError{fmt.Errorf("--workers %d: want 1 or more, or 0 for one for each core", op.Workers)}
 	}
 	engine, tree, err := treeEngine(dir)
 	if err != nil {
@@ -119,7 +122,7 @@ func treeEngine(dir string) (*policy.Engine, *workbench.Tree, error) {
 		levels[i] = l.Level
 	}
 	engine := policy.New(policy.Config{Cache: -1, Unrecorded: true})
-	return engine, tree, engine.Activate(levels...)
+	return engine, tree, mistaken(tree, engine.Activate(levels...))
 }
 
 // shippedLevels are those that a tree does not have, and that the ones of this binary stand in for.

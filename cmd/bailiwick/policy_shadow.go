@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"time"
 
@@ -84,6 +85,9 @@ func shadowStart(o *options, path string) error {
 // shadowRequest reads a candidate: what an author wrote, or what was signed.
 func shadowRequest(path string) (*controlv1.StartShadowRequest, error) {
 	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("%w: there is no %s", workbench.ErrTree, path)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -144,6 +144,9 @@ func (t trying) changed(all iter.Seq2[workbench.Question, error]) iter.Seq2[work
 
 // recorded asks the node for the input of a decision.
 func (t trying) recorded(ctx context.Context) (q workbench.Question, err error) {
+	if _, err := decisionID(t.decision); err != nil {
+		return q, err
+	}
 	node, err := t.one()
 	if err != nil {
 		return q, err

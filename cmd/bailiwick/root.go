@@ -26,7 +26,8 @@ type options struct {
 // execute runs one command line and returns the exit code: 0 ok, 1 failed,
 // 2 usage, 3 unreachable, 4 denied, 5 degraded.
 func execute(args []string, out, errOut io.Writer) int {
-	root := newRoot(&options{format: output.Table, out: out, err: errOut})
+	o := &options{format: output.Table, out: out, err: errOut}
+	root := newRoot(o)
 	root.SetArgs(args)
 	root.SetOut(out)
 	root.SetErr(errOut)
@@ -38,6 +39,9 @@ func execute(args []string, out, errOut io.Writer) int {
 	if errors.As(err, &usage) || strings.HasPrefix(err.Error(), "unknown command") {
 		fmt.Fprintf(errOut, "bailiwick: %s%s\nSee: %s --help\n", strings.TrimSpace(err.Error()), meant(ran, err.Error()), ran.CommandPath())
 		return explain.Usage
+	}
+	if wrong := (*treeMistakes)(nil); errors.As(err, &wrong) {
+		err = tellPolicyMistakes(o, wrong.tree, wrong.error)
 	}
 	var quiet *exitCode
 	if errors.As(err, &quiet) {

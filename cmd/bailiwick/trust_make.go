@@ -303,11 +303,12 @@ func compiled(dir, level string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	l := policy.Level{Name: level, Modules: c.Modules, Data: c.Data, Schemas: c.Schemas}
-	if err := policy.Check(l); err != nil {
-		return nil, err
+	l := workbench.Level{Level: policy.Level{Name: level, Modules: c.Modules, Data: c.Data, Schemas: c.Schemas}, Dir: dir}
+	tree := &workbench.Tree{Dir: dir, Levels: []workbench.Level{l}}
+	if err := policy.Check(l.Level); err != nil {
+		return nil, mistaken(tree, err)
 	}
-	return content, workbench.Review(workbench.Level{Level: l, Dir: dir})
+	return content, mistaken(tree, workbench.Review(l))
 }
 
 // following is what comes after the newest of these policy files, as far as they are there: version 1

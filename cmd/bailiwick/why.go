@@ -45,6 +45,9 @@ export --format opa wrote. --policy names the working tree to explain it by.`,
 			if len(args) == 1 {
 				id = args[0]
 			}
+			if _, err := decisionID(id); err != nil {
+				return err
+			}
 			if tree != "" && file == "" {
 				return &usageError{errors.New("--policy is for decisions of a file: give --file, or ask a tree about a node's decision with bailiwick policy try --decision")}
 			}
@@ -61,6 +64,18 @@ export --format opa wrote. --policy names the working tree to explain it by.`,
 
 // lastDecision stands for the newest denial.
 const lastDecision = "last"
+
+// decisionID is the beginning of an ID, or last.
+func decisionID(id string) (string, error) {
+	if id == lastDecision {
+		return id, nil
+	}
+	prefix, err := decision.Prefix(id)
+	if err != nil {
+		return "", fmt.Errorf("%w: %w", explain.ErrRequest, err)
+	}
+	return prefix, nil
+}
 
 func why(o *options, id string) error {
 	targets, err := o.targets()
@@ -149,6 +164,10 @@ func placeTraces(tree *workbench.Tree, lists ...[]policy.RuleTrace) {
 // findDecision looks for a decision by the beginning of its ID, or for the newest denial.
 func findDecision(id, file string) (found decision.Event, err error) {
 	matches := 0
+	prefix, err := decisionID(id)
+	if err != nil {
+		return found, err
+	}
 	if _, err := os.Stat(file); err != nil {
 		return found, fmt.Errorf("%w: %w", decision.ErrNothing, err)
 	}
@@ -160,7 +179,7 @@ func findDecision(id, file string) (found decision.Event, err error) {
 			if !e.Result.Allow {
 				found, matches = e, 1
 			}
-		} else if len(id) >= 4 && strings.HasPrefix(e.DecisionID, strings.ToLower(id)) {
+		} else if strings.HasPrefix(e.DecisionID, prefix) {
 			if found.DecisionID != e.DecisionID {
 				matches++
 			}
@@ -168,7 +187,7 @@ func findDecision(id, file string) (found decision.Event, err error) {
 		}
 	}
 	switch {
-	case len(id) < 4, matches > 1:
+	case matches > 1:
 		return found, fmt.Errorf("%w: %q", decision.ErrAmbiguous, id)
 	case matches == 0:
 		return found, fmt.Errorf("%w: no decision %q in %s", explain.ErrNotThere, id, file)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/policy"
+	"github.com/bailiwick-mesh/bailiwick/policy/jsonfile"
 	"github.com/bailiwick-mesh/bailiwick/policy/schema"
 )
 
@@ -106,8 +107,11 @@ func PackFS(fsys fs.FS) ([]byte, error) {
 		case p != dataFile:
 			c.Modules[p] = string(b)
 		default:
-			if err = eachKeyOnce(b); err == nil {
-				c.Data, err = parseData(b)
+			if err = jsonfile.Once(b); err == nil {
+				c.Data, err = jsonfile.Object(b)
+			}
+			if err != nil {
+				err = fmt.Errorf("%w: %w", ErrContent, jsonfile.In(dataFile, err))
 			}
 		}
 		return err
@@ -173,8 +177,8 @@ func Unpack(b []byte) (c Content, err error) {
 		return c, fmt.Errorf("%w: %w", ErrContent, err)
 	}
 	c = Content{Modules: w.Modules, Schemas: w.Schemas}
-	if c.Data, err = parseData(w.Data); err != nil {
-		return Content{}, err
+	if c.Data, err = jsonfile.Object(w.Data); err != nil {
+		return Content{}, fmt.Errorf("%w: %s: %w", ErrContent, dataFile, err)
 	}
 	again, err := c.Encode()
 	if err != nil {
@@ -184,65 +188,4 @@ func Unpack(b []byte) (c Content, err error) {
 		return Content{}, fmt.Errorf("%w: not in its one spelling", ErrContent)
 	}
 	return c, nil
-}
-
-// eachKeyOnce refuses data in which an object has a key twice: the second would silently take the
-// place of the first. What is not JSON is left to parseData.
-func eachKeyOnce(b []byte) error {
-	d := json.NewDecoder(bytes.NewReader(b))
-	type object struct {
-		keys  map[string]bool // nil: an array
-		isKey bool            // a string now is a key
-	}
-	var open []object
-	for {
-		t, err := d.Token()
-		if err != nil {
-			return nil
-		}
-		if len(open) > 0 {
-			in := &open[len(open)-1]
-			if key, ok := t.(string); ok && in.isKey {
-				if in.keys[key] {
-					return fmt.Errorf("%w: %s:%d: the key %.64q is there twice in one object", ErrContent, dataFile, lineAt(b, d.InputOffset()), key)
-				}
-				in.keys[key], in.isKey = true, false
-				continue
-			}
-			in.isKey = in.keys != nil
-		}
-		switch t {
-		case json.Delim('{'):
-			open = append(open, object{map[string]bool{}, true})
-		case json.Delim('['):
-			open = append(open, object{})
-		case json.Delim('}'), json.Delim(']'):
-			open = open[:len(open)-1]
-		}
-	}
-}
-
-// lineAt is the number of the line at an offset, from 1.
-func lineAt(b []byte, at int64) int {
-	return 1 + bytes.Count(b[:min(at, int64(len(b)))], []byte{'\n'})
-}
-
-func parseData(b []byte) (map[string]any, error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	d.UseNumber()
-	var m map[string]any
-	if err := d.Decode(&m); err != nil {
-		line := lineAt(b, d.InputOffset())
-		if syntax := (*json.SyntaxError)(nil); errors.As(err, &syntax) {
-			line = lineAt(b, syntax.Offset)
-		}
-		return nil, fmt.Errorf("%w: %s:%d: %v", ErrContent, dataFile, line, err)
-	}
-	if _, err := d.Token(); err != io.EOF {
-		return nil, fmt.Errorf("%w: %s: bytes after the end", ErrContent, dataFile)
-	}
-	if m == nil {
-		return nil, fmt.Errorf("%w: %s must be an object", ErrContent, dataFile)
-	}
-	return m, nil
 }

@@ -105,8 +105,8 @@ func FuzzUnpack(f *testing.F) {
 // What cannot be packed is told with its file and line, and is an error that has a code.
 func TestPackSaysWhere(t *testing.T) {
 	for text, want := range map[string]string{
-		"{\n\"a\": 1,\n\"b\": 2,\n\"a\": 3}": `data.json:4: the key "a" is there twice`,
-		"{\n\"a\": 1,\n}":                    "data.json:3: invalid character",
+		"{\n\"a\": 1,\n\"b\": 2,\n\"a\": 3}": `data.json:4: the key "a" is there twice in one object` + "\n   4 | \"a\": 3}\n     | ^^^",
+		"{\n\"a\": 1,\n}":                    "data.json:3: it is no JSON: invalid character",
 	} {
 		if _, err := PackFS(fstest.MapFS{"data.json": {Data: []byte(text)}}); !errors.Is(err, ErrContent) || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", text, err, want)

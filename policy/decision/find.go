@@ -67,15 +67,28 @@ func (l *Log) opened(line []byte) (Event, error) {
 	return e, e.open(l.keys())
 }
 
-// Get returns the kept decision whose ID begins with prefix, at least four hex digits of it.
-// Errors wrap ErrNotFound or ErrAmbiguous, or are the store's and the file system's.
-func (l *Log) Get(prefix string) (Event, error) {
-	prefix = strings.ToLower(prefix)
-	if len(prefix) < 4 {
-		return Event{}, fmt.Errorf("%w: %q: give at least four digits", ErrAmbiguous, prefix)
+// Prefix is the beginning of an ID, of four hex digits or more, in the spelling of IDs. Errors say
+// what an ID is.
+func Prefix(id string) (string, error) {
+	prefix := strings.ToLower(id)
+	switch {
+	case strings.Trim(prefix, "0123456789abcdef") != "":
+		return "", fmt.Errorf("%.40q is not the ID of a decision: want digits 0 to 9 and a to f, as in 71f76d024d6cf27a3285122cf1e5ffa3", id)
+	case len(prefix) < 4, len(prefix) > wholeID:
+		return "", fmt.Errorf("%.40q is not the ID of a decision: want 4 to %d digits", id, wholeID)
+	}
+	return prefix, nil
+}
+
+// Get returns the kept decision whose ID begins so (Prefix). Errors wrap ErrNotFound or
+// ErrAmbiguous, or are those of Prefix, the store and the file system.
+func (l *Log) Get(id string) (Event, error) {
+	prefix, err := Prefix(id)
+	if err != nil {
+		return Event{}, err
 	}
 	found := map[string][]byte{} // by ID: a segment may be read while its events are still active
-	err := l.cfg.Store.View(func(tx *store.Tx) error {
+	err = l.cfg.Store.View(func(tx *store.Tx) error {
 		tx.Range(activeBucket, nil, func(k, v []byte) bool {
 			if id := hex.EncodeToString(k[8 : len(k)-1]); strings.HasPrefix(id, prefix) {
 				found[id] = bytes.Clone(v)

@@ -94,8 +94,10 @@ func TestDenialIsRecordedBeforeItIsReturned(t *testing.T) {
 	if _, err := l.Get("ffffffff"); !errors.Is(err, ErrNotFound) {
 		t.Errorf("unknown: %v", err)
 	}
-	if _, err := l.Get("f"); !errors.Is(err, ErrAmbiguous) {
-		t.Errorf("short: %v", err)
+	for _, id := range []string{"", "f", "zzzz", "fffffff/", strings.Repeat("f", 33)} {
+		if _, err := l.Get(id); err == nil || errors.Is(err, ErrNotFound) || errors.Is(err, ErrAmbiguous) {
+			t.Errorf("%q: %v", id, err)
+		}
 	}
 }
 

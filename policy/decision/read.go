@@ -38,13 +38,16 @@ var ErrNothing = errors.New("no recorded decisions there")
 // What is sealed is opened with the keys beside the folder of segments; an event whose payload was erased
 // says by whom and when, one whose key is not there keeps its box. It ends with the first error: ErrNothing,
 // ErrSegment, ErrEvent, payload.ErrBox, payload.ErrKeys, or the file system's. Nothing else is verified but
-// the form; that is for Verify.
+// the form; that is for Verify. Errors say which file, or which event of it.
 func Read(path string) iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
+		n := 0
 		for line, err := range Lines(path) {
 			var e Event
-			if err == nil {
-				e, err = ParseEvent(line)
+			if n++; err == nil {
+				if e, err = ParseEvent(line); err != nil {
+					err = fmt.Errorf("%s: event %d: %w", path, n, err)
+				}
 			}
 			if !yield(e, err) || err != nil {
 				return

@@ -109,19 +109,47 @@ func TestMistakesShowTheirLines(t *testing.T) {
 }
 
 // Whatever is refused has a line that the text has.
+// Of what may have any shape too, each mistake has its line.
+func TestObject(t *testing.T) {
+	for text, want := range map[string]string{
+		"{\"n\": 10000000000000000000000001}": "",
+		"{\n\"a\": 1,\n\"a\": 2}":           "f.json:3: the key \"a\" is there twice in one object\n   3 | \"a\": 2}\n     | ^^^",
+		"{\"x\": [{\"a\": 1}, {\"a\": 2}]}": "",
+		"{\"a\\\"b\": 1, \"a\\\"b\": 2}":   "f.json:1: the key \"a\\\"b\" is there twice",
+		"{\n\"a\": [1,,2]}":                "f.json:2: it is no JSON: invalid character ','",
+		"{\n\"a\": [1,":                    "f.json:2: it is no JSON: it ends too early",
+		"[1]":                              "f.json:1: it is a list, want an object",
+		"null":                             "f.json:1: it is null, want an object",
+		"{}\n{}":                           "f.json:2: bytes after the end",
+	} {
+		m, err := Object([]byte(text))
+		if err == nil {
+			err = Once([]byte(text))
+		}
+		if err != nil {
+			err = In("f.json", err)
+		}
+		if want == "" && (err != nil || len(m) == 0) || want != "" && (err == nil || !strings.HasPrefix(err.Error(), want)) {
+			t.Errorf("%s: %v, %v; want %s", text, m, err, want)
+		}
+	}
+}
+
 func FuzzDecode(f *testing.F) {
-	for _, s := range []string{"{\"rings\":[{\"x\":1}]}", "{", "[[[", "{\"a\":{\"b\":\n[1,2,{\"c\":null}]}}", "\"\\ud800\"", "1 2"} {
+	for _, s := range []string{"{\"rings\":[{\"x\":1}]}", "{", "[[[", "{\"a\":{\"b\":\n[1,2,{\"c\":null}]}}", "\"\\ud800\"", "1 2", "{\"a\\\"\":1,\"a\\\"\":2}"} {
 		f.Add([]byte(s))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		err := Decode(b, new(plan))
-		list := (Error)(nil)
-		if err != nil && !errors.As(err, &list) {
-			t.Fatalf("%T: %v", err, err)
-		}
-		for _, m := range list {
-			if m.Line < 1 || m.Line > 1+strings.Count(string(b), "\n") || m.Text == "" || In("f", err).Error() == "" {
-				t.Fatalf("line %d of %q: %s", m.Line, b, m.Text)
+		_, free := Object(b)
+		for _, err := range []error{Decode(b, new(plan)), free, Once(b)} {
+			list := (Error)(nil)
+			if err != nil && !errors.As(err, &list) {
+				t.Fatalf("%T: %v", err, err)
+			}
+			for _, m := range list {
+				if m.Line < 1 || m.Line > 1+strings.Count(string(b), "\n") || m.Text == "" || In("f", err).Error() == "" {
+					t.Fatalf("line %d of %q: %s", m.Line, b, m.Text)
+				}
 			}
 		}
 	})

@@ -37,7 +37,7 @@ func (t *Tree) Ask(a Asking, now time.Time) (policy.Input, error) {
 		Self: &policy.Peer{Region: t.Plan.Region, TrustDomain: t.Plan.TrustDomain, Standing: "ok", Attestation: &policy.Attestation{Kind: "tpm", OK: true}}}
 	var err error
 	if a.Source != "" {
-		if in.Source, err = t.peer(a.Source); err != nil {
+		if in.Source, err = t.peer("source", a.Source); err != nil {
 			return in, err
 		}
 	}
@@ -56,6 +56,9 @@ func (t *Tree) target(in *policy.Input, a Asking) (err error) {
 			if !ok {
 				region = t.Plan.Region
 			}
+			if name == "" || region == "" || strings.ContainsFunc(a.Target, func(r rune) bool { return r <= ' ' || r == '/' || r == ':' }) {
+				return fmt.Errorf("%w: target %q: want a service NAME.REGION, such as web.east", ErrAsk, a.Target)
+			}
 			in.Service, in.Action = &policy.Service{Name: name, Region: region}, &policy.Action{Name: policy.Accept}
 		}
 		if a.Action != "" {
@@ -69,7 +72,7 @@ func (t *Tree) target(in *policy.Input, a Asking) (err error) {
 		if a.Target == "" {
 			return fmt.Errorf("%w: replicate needs a target, the SPIFFE ID of the node that is to get the state", ErrAsk)
 		}
-		in.Destination, err = t.peer(a.Target)
+		in.Destination, err = t.peer("target", a.Target)
 	case policy.AttestNode:
 		in.Attest = &policy.Attest{Method: a.Target}
 		if a.Target == "" {
@@ -86,11 +89,11 @@ func (t *Tree) target(in *policy.Input, a Asking) (err error) {
 	return err
 }
 
-// peer is what a node would know of a SPIFFE ID at best.
-func (t *Tree) peer(id string) (*policy.Peer, error) {
+// peer is what a node would know of a SPIFFE ID at best. what names the ID in errors.
+func (t *Tree) peer(what, id string) (*policy.Peer, error) {
 	parsed, err := spiffeid.FromString(id)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %q is no SPIFFE ID: %v", ErrAsk, id, err)
+		return nil, fmt.Errorf("%w: %s %q is no SPIFFE ID: %v", ErrAsk, what, id, err)
 	}
 	td := parsed.TrustDomain().Name()
 	p := &policy.Peer{SPIFFEID: id, TrustDomain: td, Path: strings.Split(strings.TrimPrefix(parsed.Path(), "/"), "/"),

@@ -72,6 +72,9 @@ func Open(path string) (*Tree, error) {
 		return nil, unreadable(path, err)
 	}
 	if !info.IsDir() {
+		if filepath.Ext(path) == ".rego" {
+			return nil, fmt.Errorf("%w: %s is one module of a policy; name the folder it is in, or the tree: %s", ErrTree, path, treeAbove(path))
+		}
 		t, err := openSigned(path)
 		if err != nil {
 			return nil, unreadable(path, err)
@@ -86,6 +89,9 @@ func Open(path string) (*Tree, error) {
 	if len(dirs) > 0 {
 		t.Plan, err = readPlan(path)
 	} else {
+		if err := oneTree(path); err != nil {
+			return nil, err
+		}
 		var name string
 		if name, err = LevelOf(path); err != nil {
 			return nil, err
@@ -106,6 +112,45 @@ func Open(path string) (*Tree, error) {
 	}
 	t.complete(levels)
 	return t, errors.Join(errs...)
+}
+
+// maxNamed is how many trees are named where one was meant.
+const maxNamed = 8
+
+// oneTree refuses a folder that has trees in it: which one is meant is for the author to say.
+func oneTree(dir string) error {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return unreadable(dir, err)
+	}
+	var trees []string
+	for _, e := range entries {
+		below := filepath.Join(dir, e.Name())
+		if filepath.Ext(e.Name()) == ".rego" {
+			return nil // the folder of a level
+		}
+		if levels, err := levelDirs(below); e.IsDir() && err == nil && len(levels) > 0 {
+			trees = append(trees, below)
+		}
+	}
+	if len(trees) == 0 {
+		return nil
+	}
+	more := ""
+	if len(trees) > maxNamed {
+		trees, more = trees[:maxNamed], fmt.Sprintf(" and %d more", len(trees)-maxNamed)
+	}
+	return fmt.Errorf("%w: %s is no tree and has trees in it; name one: %s%s", ErrTree, dir, strings.Join(trees, ", "), more)
+}
+
+// treeAbove is the nearest folder above a module that has a tree.json, or the module's own.
+func treeAbove(module string) string {
+	for dir, n := filepath.Dir(module), 0; n < 4; dir, n = filepath.Dir(dir), n+1 {
+		if _, err := os.Stat(filepath.Join(dir, PlanFile)); err == nil {
+			return dir
+		}
+	}
+	return filepath.Dir(module)
 }
 
 // complete takes over the levels that were written. The global one that ships stands in for another.

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -82,11 +83,36 @@ func TestOpenRefuses(t *testing.T) {
 		{[]string{"tree.json", `{"delegations": {"global": {}}}`, "regional/connect.rego", opening}, ErrTree, "tree.json:1: delegations.global"},
 		{[]string{"tree.json", `{"delegations": {"local": {"kinds": ["conect"]}}}`, "regional/connect.rego", opening}, ErrTree, `"conect"`},
 		{[]string{"regional/connect.rego", opening, "regional/notes.txt", "x"}, bundle.ErrContent, "notes.txt"},
+		{[]string{"east/regional/connect.rego", opening, "east/inputs/a.json", "{}", "west/local/a.rego", "", "notes.txt", "x"}, ErrTree, "/west"},
+		{[]string{"regional/connect.rego", opening, "regional/data.json", "{\n  \"a\": [1,,2]\n}"}, bundle.ErrContent, "\n   2 |   \"a\": [1,,2]\n     |           ^"},
 	} {
 		_, err := Open(write(t, tt.files...))
 		if !errors.Is(err, tt.is) || !strings.Contains(err.Error(), tt.text) {
 			t.Errorf("%v: %v, want %v with %q", tt.files, err, tt.is, tt.text)
 		}
+	}
+}
+
+// A module alone is no tree; its tree is named.
+func TestOpenOneModule(t *testing.T) {
+	dir := write(t, "tree.json", "{}", "regional/lib/a.rego", opening)
+	if _, err := Open(filepath.Join(dir, "regional", "lib", "a.rego")); !errors.Is(err, ErrTree) || !strings.HasSuffix(err.Error(), "or the tree: "+dir) {
+		t.Error(err)
+	}
+}
+
+// Many trees are named up to a bound, and a level's folder may have folders of a level's name.
+func TestFolderOfTrees(t *testing.T) {
+	var files []string
+	for i := range maxNamed + 3 {
+		files = append(files, fmt.Sprintf("t%02d/regional/connect.rego", i), opening)
+	}
+	_, err := Open(write(t, files...))
+	if !errors.Is(err, ErrTree) || !strings.Contains(err.Error(), "/t00, ") || !strings.HasSuffix(err.Error(), "/t07 and 3 more") {
+		t.Error(err)
+	}
+	if _, err := Open(write(t, "connect.rego", opening, "teams/local/more.rego", "package bailiwick.regional.connect\n")); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -146,13 +146,15 @@ func (h handler) Why(ctx context.Context, req *controlv1.WhyRequest) (*controlv1
 	get := func() (decision.Event, error) { return h.decisions.Get(req.Id) }
 	if req.Id == "" || req.Id == "last" {
 		get = h.decisions.Last
+	} else if _, err := decision.Prefix(req.Id); err != nil {
+		return nil, connect.NewError(connect.CodeInvalidArgument, err)
 	}
 	e, err := get()
 	switch {
 	case errors.Is(err, decision.ErrNotFound):
-		return nil, connect.NewError(connect.CodeNotFound, err)
+		return nil, h.coded(connect.CodeNotFound, err)
 	case errors.Is(err, decision.ErrAmbiguous):
-		return nil, connect.NewError(connect.CodeInvalidArgument, err)
+		return nil, h.coded(connect.CodeInvalidArgument, err)
 	case err != nil:
 		return nil, connect.NewError(connect.CodeInternal, err)
 	}

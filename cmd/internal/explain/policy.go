@@ -129,7 +129,7 @@ var policies = []Entry{
 		Code: "BW7019", Is: bundle.ErrContent,
 		Title:   "Not the content of a policy",
 		Meaning: "The folder or file holds what cannot be part of a policy, or is not in its one spelling. The policy in force stays.",
-		Fix:     "Keep only .rego and data files in the folder; the message names the file that is in the way.",
+		Fix:     "Keep only .rego and data files in the folder, and mend the line that is shown; the message names the file that is in the way.",
 	},
 	{
 		Code: "BW7020", Is: bundle.ErrMalformed,
@@ -207,7 +207,7 @@ var policies = []Entry{
 		Code: "BW7041", Is: decision.ErrEvent,
 		Title:   "Bytes are no event of a decision log",
 		Meaning: "A line is not an event in OPA's decision-log format with a path of bailiwick, or it is damaged or too long. What came before it was read.",
-		Fix:     "Give the folder of segments (<state>/decisions) or a file that bailiwick trail export wrote; the message names the file.",
+		Fix:     "Give the folder of segments (<state>/decisions) or a file that bailiwick trail export wrote; the message names the file and the event in it.",
 	},
 	{
 		Code: "BW7042", Is: decision.ErrSegment,
