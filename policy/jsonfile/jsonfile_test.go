@@ -113,14 +113,14 @@ func TestMistakesShowTheirLines(t *testing.T) {
 func TestObject(t *testing.T) {
 	for text, want := range map[string]string{
 		"{\"n\": 10000000000000000000000001}": "",
-		"{\n\"a\": 1,\n\"a\": 2}":           "f.json:3: the key \"a\" is there twice in one object\n   3 | \"a\": 2}\n     | ^^^",
-		"{\"x\": [{\"a\": 1}, {\"a\": 2}]}": "",
-		"{\"a\\\"b\": 1, \"a\\\"b\": 2}":   "f.json:1: the key \"a\\\"b\" is there twice",
-		"{\n\"a\": [1,,2]}":                "f.json:2: it is no JSON: invalid character ','",
-		"{\n\"a\": [1,":                    "f.json:2: it is no JSON: it ends too early",
-		"[1]":                              "f.json:1: it is a list, want an object",
-		"null":                             "f.json:1: it is null, want an object",
-		"{}\n{}":                           "f.json:2: bytes after the end",
+		"{\n\"a\": 1,\n\"a\": 2}":             "f.json:3: the key \"a\" is there twice in one object\n   3 | \"a\": 2}\n     | ^^^",
+		"{\"x\": [{\"a\": 1}, {\"a\": 2}]}":   "",
+		"{\"a\\\"b\": 1, \"a\\\"b\": 2}":      "f.json:1: the key \"a\\\"b\" is there twice",
+		"{\n\"a\": [1,,2]}":                   "f.json:2: it is no JSON: invalid character ','",
+		"{\n\"a\": [1,":                       "f.json:2: it is no JSON: it ends too early",
+		"[1]":                                 "f.json:1: it is a list, want an object",
+		"null":                                "f.json:1: it is null, want an object",
+		"{}\n{}":                              "f.json:2: bytes after the end",
 	} {
 		m, err := Object([]byte(text))
 		if err == nil {
