@@ -16,53 +16,6 @@ import (
 // errReason is for every decision of an authority: its why is signed with it.
 var errReason = errors.New("--reason TEXT is required: it is signed with the decision, at most 256 bytes")
 
-func quarantineReleaseCommand(o *options) *cobra.Command {
-	var req controlv1.ReleaseRequest
-	c := &cobra.Command{
-		Use:   "release ID --reason TEXT",
-		Short: "Let a node back in, signed by the region's authority (ask the authority's node)",
-		Long: `Release lets a node back in that is quarantined. The region's authority signs it: ask the
-authority's node. The node goes on in a new epoch, for which its machine is quoted afresh,
-and has the limits of class probation for an hour. One that was released before and is
-convicted again needs --again. Where ID is that of a record that status shows as parked,
-it has the node that is asked try that record again; nobody signs anything.`,
-		Example: `  bailiwick quarantine release 157b041928bf --reason "its disk image ran twice"
-  bailiwick quarantine release 157b041928bf --again --reason "the clone is found and gone"
-  bailiwick quarantine release --node east-n2 1f0c53a0be77 --reason "policy 12 mends it"`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			req.Id = args[0]
-			return quarantineRelease(cmd.Context(), o, &req)
-		},
-	}
-	c.Flags().StringVar(&req.Reason, "reason", "", "root cause, kept in the signed release (required)")
-	c.Flags().BoolVar(&req.Again, "again", false, "although it was released before; the reason says why it happens")
-	return c
-}
-
-func quarantineRelease(ctx context.Context, o *options, req *controlv1.ReleaseRequest) error {
-	if req.Reason == "" {
-		return &usageError{errReason}
-	}
-	t, err := o.one()
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	r, err := t.Release(ctx, req)
-	if err != nil {
-		return t.reached(err)
-	}
-	return output.Write(o.out, o.format, decided(r.View, req.Id, r.Standing), func(w io.Writer) {
-		if r.Standing == "unparked" {
-			fmt.Fprintf(w, "record %s is tried again at %s\n", req.Id, shortID(r.View.ViewOf))
-			return
-		}
-		fmt.Fprintf(w, "case %s: standing is now %s, signed by the authority at %s\n", req.Id, r.Standing, shortID(r.View.ViewOf))
-	})
-}
-
 func quarantineRevokeCommand(o *options) *cobra.Command {
 	var req controlv1.RevokeRequest
 	c := &cobra.Command{

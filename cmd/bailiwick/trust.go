@@ -42,7 +42,7 @@ too; without a file it asks a node, as export and import do.`,
   bailiwick trust sign east/east.draft --key global/global.key.pem
   bailiwick trust list east/east.trust`,
 	}
-	c.AddCommand(trustInitCommand(o), trustSignCommand(o), trustListCommand(o), trustExportCommand(o), trustImportCommand(o))
+	c.AddCommand(trustInitCommand(o), trustSignCommand(o), trustListCommand(o), trustExportCommand(o), trustImportCommand(o), trustApproversCommand(o))
 	return c
 }
 
@@ -160,6 +160,9 @@ func trustTable(w io.Writer, items []*controlv1.TrustRecord) {
 		rows = append(rows,
 			append(head, "authority", r.AuthorityKey, "-", "-", "-"),
 			append(head, "policy", r.PolicyKey, "-", "-", "-"))
+		for _, key := range r.Approvers {
+			rows = append(rows, append(head, fmt.Sprintf("approver, %d of %d", r.Approvals, len(r.Approvers)), key, "-", "-", "-"))
+		}
 	}
 	output.Columns(w, "REGION TRUST_DOMAIN VERSION STATE SIGNATURES UNTIL KEY SHA256 EXPIRES ROTATION ID", rows)
 }

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
@@ -23,21 +22,11 @@ const policyPublic = "policy.pem"
 
 // initLocal makes the policy key of a zone, or of one node.
 func initLocal(o *options, dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	key, err := keyfile.Open(filepath.Join(dir, provision.PolicyKey))
-	if err != nil {
-		return err
-	}
-	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	key, err := provision.KeyPair(dir, provision.PolicyKey, policyPublic)
 	if err != nil {
 		return err
 	}
 	public := filepath.Join(dir, policyPublic)
-	if err := provision.WriteFile(public, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), fileMode); err != nil {
-		return err
-	}
 	fingerprint := provision.KeyFingerprint(&key.PublicKey)
 	return o.tell(map[string]any{"key": filepath.Join(dir, provision.PolicyKey), "public_key": public, "sha256": fingerprint},
 		fmt.Sprintf("policy key %s in %s", fingerprint, filepath.Join(dir, provision.PolicyKey)),

@@ -28,12 +28,12 @@ import (
 )
 
 func trustInitCommand(o *options) *cobra.Command {
-	var global, local bool
+	var global, local, approver bool
 	var region, domain, anchors string
 	var valid time.Duration
 	c := &cobra.Command{
-		Use:   "init {--global | --region LABEL --trust-domain NAME | --local} DIR",
-		Short: "Make the keys of a global key holder, of a region, or of a site",
+		Use:   "init {--global | --region LABEL --trust-domain NAME | --local | --approver} DIR",
+		Short: "Make the keys of a global key holder, of a region, of a site, or of an approver",
 		Long: `With --global, init makes a key of the global authority: global.key.pem, which
 belongs on a machine without a network, and global.pem, which every node gets. Each
 of several key holders makes one.
@@ -49,6 +49,9 @@ Both copy the shipped policy of their level into policy/, to be changed and sign
 With --local it makes the policy key of a zone or of one node: policy.key.pem, and
 policy.pem for the region to delegate to (trust sign).
 
+With --approver it makes the key of somebody whose approval releases from quarantine
+need: approver.key.pem, which stays with them, and approver.pem (trust approvers).
+
 What is there already is kept, so init may be run again.`,
 		Example: `  bailiwick trust init --global global
   bailiwick trust init --region east --trust-domain east.example.org east`,
@@ -56,10 +59,13 @@ What is there already is kept, so init may be run again.`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			dir := args[0]
 			switch {
-			case local && !global && region == "" && domain == "" && anchors == "":
+			case (local != approver) && !global && region == "" && domain == "" && anchors == "":
+				if approver {
+					return initApprover(o, dir)
+				}
 				return initLocal(o, dir)
-			case local, global == (region != "") || (region == "") != (domain == "") || global && anchors != "":
-				return &usageError{errors.New("give --global, or --region LABEL with --trust-domain NAME, or --local")}
+			case local, approver, global == (region != "") || (region == "") != (domain == "") || global && anchors != "":
+				return &usageError{errors.New("give --global, or --region LABEL with --trust-domain NAME, or --local, or --approver")}
 			case global:
 				return initGlobal(o, dir)
 			}
@@ -81,6 +87,7 @@ What is there already is kept, so init may be run again.`,
 	}
 	c.Flags().BoolVar(&global, "global", false, "make a global key")
 	c.Flags().BoolVar(&local, "local", false, "make the policy key of a zone or a node")
+	c.Flags().BoolVar(&approver, "approver", false, "make the key of an approver of releases")
 	c.Flags().StringVar(&region, "region", "", "label of the region to make keys for: a-z, 0-9 and inner hyphens")
 	c.Flags().StringVar(&domain, "trust-domain", "", "the region's trust domain, such as east.example.org; for ever")
 	c.Flags().StringVar(&anchors, "anchors", "", "PEM file with the roots of an upstream SPIRE server, in place of an own one")

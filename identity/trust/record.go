@@ -10,7 +10,8 @@
 //	 3: [1*8 X.509 root DER bstr], 4: [1*4 record root DER bstr],
 //	 5: authority key bstr, 6: policy key bstr (PKIX, P-256),
 //	 7: version uint (from 1), 8: not before int, 9: not after int (Unix seconds),
-//	 ? 10: [1*16 {1: key ID text, 2: JWT key bstr (PKIX, P-256), 3: not after int}]}
+//	 ? 10: [1*16 {1: key ID text, 2: JWT key bstr (PKIX, P-256), 3: not after int}],
+//	 ? 11: {1: threshold uint, 2: [1*16 approver key bstr (PKIX, P-256)]}}
 //
 // signed as a statement of type "trust/1" in the record's own trust domain, once
 // by each of at least k of the n global keys. On the wire and on disk it is a
@@ -59,6 +60,7 @@ const (
 	maxRoots, maxRecordRoots = 8, 4
 	maxJWTKeys, maxKeyID     = 16, 128
 	maxSignatures            = 16
+	maxApprovers             = 16
 )
 
 var recordType = statement.Type{Name: "trust", Version: 1}
@@ -95,6 +97,16 @@ type Record struct {
 	// JWTKeys verify the region's JWT-SVIDs elsewhere: up to 16. A key that rotates by
 	// itself is known there as long as a record names it.
 	JWTKeys []JWTKey
+
+	Approvers Approvers // of releases from quarantine
+}
+
+// Approvers are people whose signatures a release from quarantine needs beside the authority's.
+// The zero value is nobody: the authority decides alone. As the global keys sign the record, no
+// key of the region makes them fewer.
+type Approvers struct {
+	Threshold int                // how many of Keys; 1 to their number
+	Keys      []*ecdsa.PublicKey // up to 16, all different, none of them the region's own
 }
 
 // JWTKey verifies JWT-SVIDs.
@@ -115,6 +127,13 @@ type wire struct {
 	NotBefore    int64    `cbor:"8,keyasint"`
 	NotAfter     int64    `cbor:"9,keyasint"`
 	JWTKeys      []jwtKey `cbor:"10,keyasint,omitempty"`
+
+	Approvers *approvers `cbor:"11,keyasint,omitempty"`
+}
+
+type approvers struct {
+	Threshold uint64   `cbor:"1,keyasint"`
+	Keys      [][]byte `cbor:"2,keyasint"`
 }
 
 type jwtKey struct {
@@ -155,6 +174,19 @@ func encode(r Record) ([]byte, error) {
 			return nil, fmt.Errorf("%w: JWT key %q: %w", ErrMalformed, k.ID, err)
 		}
 		w.JWTKeys = append(w.JWTKeys, jwtKey{k.ID, der, k.NotAfter.Unix()})
+	}
+	if a := r.Approvers; a.Threshold != 0 || len(a.Keys) > 0 {
+		w.Approvers = &approvers{Threshold: uint64(max(a.Threshold, 0))}
+		for i, k := range a.Keys {
+			if k == nil {
+				return nil, fmt.Errorf("%w: approver %d is missing", ErrMalformed, i)
+			}
+			der, err := x509.MarshalPKIXPublicKey(k)
+			if err != nil {
+				return nil, fmt.Errorf("%w: approver %d: %w", ErrMalformed, i, err)
+			}
+			w.Approvers.Keys = append(w.Approvers.Keys, der)
+		}
 	}
 	payload, err := statement.Marshal(w)
 	if err != nil {
@@ -289,7 +321,35 @@ func read(payload []byte) (Record, error) {
 	if r.JWTKeys, err = readJWTKeys(w.JWTKeys); err != nil {
 		return bad("%w", err)
 	}
+	if r.Approvers, err = readApprovers(w.Approvers, r.AuthorityKey, r.PolicyKey); err != nil {
+		return bad("%w", err)
+	}
 	return r, nil
+}
+
+// readApprovers reads whose approval releases need. The region's own keys are none: they are where
+// a thief of the authority's key is.
+func readApprovers(w *approvers, own ...*ecdsa.PublicKey) (a Approvers, err error) {
+	if w == nil {
+		return Approvers{}, nil
+	}
+	if n := len(w.Keys); n == 0 || n > maxApprovers || w.Threshold < 1 || w.Threshold > uint64(n) {
+		return Approvers{}, fmt.Errorf("a threshold of %d with %d approvers: want 1 to %d approvers, and a threshold of 1 to all of them", w.Threshold, n, maxApprovers)
+	}
+	a.Threshold = int(w.Threshold)
+	for i, der := range w.Keys {
+		key, err := publicKey(der)
+		if err != nil {
+			return Approvers{}, fmt.Errorf("approver %d: %w", i, err)
+		}
+		for _, other := range append(slices.Clone(a.Keys), own...) {
+			if key.Equal(other) {
+				return Approvers{}, fmt.Errorf("approver %d: its key is that of another approver, of the authority or of the policy: give each a key of its own", i)
+			}
+		}
+		a.Keys = append(a.Keys, key)
+	}
+	return a, nil
 }
 
 func readJWTKeys(all []jwtKey) (out []JWTKey, err error) {

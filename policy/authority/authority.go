@@ -5,7 +5,6 @@ import (
 	"crypto/ecdsa"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -38,24 +37,27 @@ type Authority struct {
 	st    *store.Store
 	book  *Book
 
+	approvers func() Approvers
+
 	mu sync.Mutex // held over one publication, its commit included
 }
 
 // New returns the authority of the node self, whose own objects are read back
-// from the store. Errors wrap ErrOrigin, ErrLevel or the store's.
-func New(key *Key, self spiffeid.ID, level Level, st *store.Store) (*Authority, error) {
+// from the store. approvers says whose approval its releases need at the time; every
+// node asks the same of its own trust record. Errors wrap ErrOrigin, ErrLevel or the store's.
+func New(key *Key, self spiffeid.ID, level Level, st *store.Store, approvers func() Approvers) (*Authority, error) {
 	if self.IsZero() {
 		return nil, ErrOrigin
 	}
 	if level < Autonomous || level > Global {
 		return nil, ErrLevel
 	}
-	a := &Authority{key: key, self: self, level: level, st: st}
-	a.book = NewBook(self.TrustDomain(), func(l Level) []*ecdsa.PublicKey {
+	a := &Authority{key: key, self: self, level: level, st: st, approvers: approvers}
+	a.book = NewBook(self.TrustDomain(), func(l Level) Signers {
 		if l != level {
-			return nil
+			return Signers{}
 		}
-		return []*ecdsa.PublicKey{key.Public()}
+		return Signers{Keys: []*ecdsa.PublicKey{key.Public()}} // its own word, approved when it was given
 	})
 	return a, a.book.Load(st)
 }
@@ -87,39 +89,6 @@ func (a *Authority) SetService(now time.Time, s Service) (Signed, error) {
 	return a.publish(now, KindService, s.Name, func(*store.Tx) ([]byte, error) { return body, nil })
 }
 
-// Release answers findings against a node: its epochs so far are void, its next
-// ones are above all of them, and until the end of probation they have
-// ClassProbation. Digests answered before stay answered. The caller has seen a
-// root cause; the fresh quote is the issuer's to see, before it gives a certificate for a new
-// epoch. Of a node that was released before, the caller says again, or gets ErrRepeat. Errors
-// also wrap ErrRevoked, ErrMalformed, ErrEpochState or the store's.
-func (a *Authority) Release(now time.Time, accused spiffeid.ID, digests [][32]byte, until time.Time, reason string, again bool) (Signed, error) {
-	if _, ok := a.book.Get(KindRevocation, accused.String()); ok {
-		return Signed{}, fmt.Errorf("%w: %s", ErrRevoked, accused)
-	}
-	return a.publish(now, KindRelease, accused.String(), func(tx *store.Tx) ([]byte, error) {
-		r := quarantine.Release{Accused: accused, Digests: slices.Clone(digests), Until: until, At: now, Reason: reason}
-		if have, ok := a.book.Get(KindRelease, accused.String()); ok {
-			before, err := have.Release()
-			if err != nil {
-				return nil, err
-			}
-			if !again {
-				return nil, fmt.Errorf("%w: %s, last released %s: %q", ErrRepeat, accused, before.At.Format(time.RFC3339), before.Reason)
-			}
-			r.Again = true
-			r.Digests = append(r.Digests, before.Digests...)
-		}
-		slices.SortFunc(r.Digests, func(x, y [32]byte) int { return bytes.Compare(x[:], y[:]) })
-		r.Digests = slices.Compact(r.Digests)
-		var err error
-		if r.Epoch, err = retire(tx, accused, until); err != nil {
-			return nil, err
-		}
-		return r.Encode()
-	})
-}
-
 // Revoke ends an identity for good. A second call returns the first revocation. Errors wrap
 // ErrOwnNode, ErrMalformed, ErrForeign or the store's.
 func (a *Authority) Revoke(now time.Time, accused spiffeid.ID, reason string) (Signed, error) {
@@ -146,10 +115,10 @@ type publishLeaf struct {
 
 // publish signs the next version of a slot and commits it with its trail leaf,
 // of kind "authority.publish", before anybody sees it.
-func (a *Authority) publish(now time.Time, kind Kind, name string, body func(*store.Tx) ([]byte, error)) (Signed, error) {
+func (a *Authority) publish(now time.Time, kind Kind, name string, body func(*store.Tx) ([]byte, error), approvals ...[]byte) (Signed, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	o := Object{Kind: kind, Level: a.level, Name: name, Version: 1, HLC: uint64(now.UnixMilli()) << 16, Origin: a.self}
+	o := Object{Kind: kind, Level: a.level, Name: name, Version: 1, HLC: uint64(now.UnixMilli()) << 16, Origin: a.self, Approvals: approvals}
 	have, held := a.book.newestOf(slot{a.level, kind, name})
 	if held {
 		o.Version, o.Parent = have.Version+1, have.Digest

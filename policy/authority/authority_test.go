@@ -43,18 +43,18 @@ func newAuthority(t testing.TB) *Authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := New(key, self, Regional, openStore(t, filepath.Join(dir, "store.db")))
+	a, err := New(key, self, Regional, openStore(t, filepath.Join(dir, "store.db")), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return a
 }
 
-func (a *Authority) keys(l Level) []*ecdsa.PublicKey {
+func (a *Authority) keys(l Level) Signers {
 	if l == a.level {
-		return []*ecdsa.PublicKey{a.key.Public()}
+		return Signers{Keys: []*ecdsa.PublicKey{a.key.Public()}}
 	}
-	return nil
+	return Signers{}
 }
 
 func goodRecord() Record {
@@ -150,7 +150,7 @@ func TestObjectsOutliveARestart(t *testing.T) {
 	}
 	path := filepath.Join(dir, "store.db")
 	st := openStore(t, path)
-	a, err := New(key, self, Regional, st)
+	a, err := New(key, self, Regional, st, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -158,7 +158,7 @@ func TestObjectsOutliveARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	st.Close()
-	a, err = New(key, self, Regional, openStore(t, path))
+	a, err = New(key, self, Regional, openStore(t, path), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

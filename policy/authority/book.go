@@ -12,6 +12,7 @@ import (
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
 )
 
 var (
@@ -175,7 +176,7 @@ func (b *Book) Put(tx *store.Tx, s Signed) error {
 }
 
 // Load adds what Put wrote. Objects that no longer verify are left out: their
-// key was replaced, and the new key signs anew.
+// key was replaced, and the new key signs anew; or releases have come to need approvals.
 func (b *Book) Load(st *store.Store) error {
 	prefix := b.td.Name() + "\x00"
 	var raws [][]byte
@@ -193,7 +194,7 @@ func (b *Book) Load(st *store.Store) error {
 		return fmt.Errorf("authority book: %w", err)
 	}
 	for _, raw := range raws {
-		if _, _, err := b.Add(raw); err != nil && !errors.Is(err, ErrSigner) {
+		if _, _, err := b.Add(raw); err != nil && !errors.Is(err, ErrSigner) && !errors.Is(err, quarantine.ErrApprovals) {
 			return fmt.Errorf("authority book: %w", err)
 		}
 	}

@@ -15,7 +15,7 @@ func (a *Authority) object(t testing.TB, version, hlc uint64, parent [32]byte, i
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := seal(a.key.secret, td, Object{KindService, Regional, "shop", version, hlc, self, parent, body})
+	s, err := seal(a.key.secret, td, Object{KindService, Regional, "shop", version, hlc, self, parent, body, nil})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,10 +77,10 @@ func TestConflictKeepsTheLoser(t *testing.T) {
 
 func TestHigherLevelPrevails(t *testing.T) {
 	a := newAuthority(t)
-	keys := func(Level) []*ecdsa.PublicKey { return []*ecdsa.PublicKey{a.key.Public()} }
+	keys := func(Level) Signers { return Signers{Keys: []*ecdsa.PublicKey{a.key.Public()}} }
 	book := NewBook(td, keys)
 	body, _ := Service{Name: "shop", IDs: []spiffeid.ID{self}}.encode()
-	global, err := seal(a.key.secret, td, Object{KindService, Global, "shop", 1, 1, self, [32]byte{}, body})
+	global, err := seal(a.key.secret, td, Object{KindService, Global, "shop", 1, 1, self, [32]byte{}, body, nil})
 	if err != nil {
 		t.Fatal(err)
 	}

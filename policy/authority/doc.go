@@ -22,10 +22,25 @@
 // the higher wins: global, regional, local, autonomous. The order is total and
 // is Compare, so every node with the same statements holds the same book.
 //
+// # Approvals
+//
+// A region's trust record may name approvers (Approvers): a release then also carries the approvals
+// of k of n keys, of which none is at a node. An approval is a statement of type
+// "release-approval/1" over the SHA-256 of the release's body, which says all there is to say, the
+// epoch included; so it is good for nothing else, and not twice. They lie in the object beside the body, ascending,
+// and every node counts those of different keys. A [Draft] is a release on its way:
+//
+//	{1: trust domain text, 2: body bstr, ? 3: [1*16 approval bstr]}
+//
+// Only what lets somebody back in needs approvals. A revocation or a rollback takes away, and must not wait.
+// A release from before the region had approvers is none for a node that reads it anew; its
+// authority counts on from it all the same.
+//
 // What always holds:
 //   - A region's authority speaks only of its own trust domain: masters, service
 //     identities and accused of another one are refused, whoever signed.
-//   - The book takes nothing in that does not verify under a key of its level.
+//   - The book takes nothing in that does not verify under a key of its level, and no release
+//     without the approvals it needs.
 //   - An epoch number is given out once, above everything given out before for
 //     that node, and is durable before it is returned. The same node asking
 //     again with the same feed key gets the same numbers, through whichever issuer.

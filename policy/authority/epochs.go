@@ -239,15 +239,20 @@ func (r EpochRequest) class() (string, error) {
 // retire voids all grants of a node and returns the first epoch above them, for
 // a release, which forgets how often the node was given any. Until the end of probation new grants have ClassProbation.
 func retire(tx *store.Tx, node spiffeid.ID, until time.Time) (uint64, error) {
-	key := []byte(node.String())
-	var n nodeEpochs
-	if err := read(tx, nodeBucket, key, &n); err != nil {
+	n, err := vacant(tx, node)
+	if err != nil {
 		return 0, err
 	}
-	n.Min = max(n.Highest+1, n.Min)
 	n.Probation = max(n.Probation, until.Unix())
 	n.Given = nil
-	return n.Min, write(tx, nodeBucket, key, n)
+	return n.Min, write(tx, nodeBucket, []byte(node.String()), n)
+}
+
+// vacant is what is known of a node's epochs, with Min above all that were given out. It writes nothing.
+func vacant(tx *store.Tx, node spiffeid.ID) (n nodeEpochs, err error) {
+	err = read(tx, nodeBucket, []byte(node.String()), &n)
+	n.Min = max(n.Highest+1, n.Min)
+	return n, err
 }
 
 func read(tx *store.Tx, bucket string, key []byte, v any) error {

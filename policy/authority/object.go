@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"crypto"
-	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"strings"
@@ -64,6 +63,8 @@ type Object struct {
 	Origin  spiffeid.ID // the node that holds the signing key
 	Parent  [32]byte    // digest of the object it replaces; zero: it is the first
 	Body    []byte      // deterministic CBOR, by kind
+
+	Approvals [][]byte // of a release: statements of approvers over Body, ascending; else none
 }
 
 // Signed is an object that verified. Only Open makes one with a level.
@@ -71,6 +72,8 @@ type Signed struct {
 	Object
 	Raw    []byte   // the statement, exactly as received
 	Digest [32]byte // of its payload; names the object
+
+	ApprovedBy []string // of a release: KeyName of the approvers that count, where the region has any
 }
 
 type objectWire struct {
@@ -82,15 +85,16 @@ type objectWire struct {
 	Origin  string   `cbor:"6,keyasint"`
 	Parent  [32]byte `cbor:"7,keyasint"`
 	Body    []byte   `cbor:"8,keyasint"`
+
+	Approvals [][]byte `cbor:"9,keyasint,omitempty"`
 }
 
-// Keys returns the public keys that may sign objects of a level for one trust
-// domain, newest first. It is asked for each object, so that a rotated key
-// takes effect at once.
-type Keys func(Level) []*ecdsa.PublicKey
+// Keys returns who may sign objects of a level for one trust domain. It is asked for
+// each object, so that a rotated key takes effect at once.
+type Keys func(Level) Signers
 
 // Open reads and verifies one object of a trust domain. Errors wrap
-// ErrMalformed, ErrForeign, ErrSigner or statement.ErrMalformed.
+// ErrMalformed, ErrForeign, ErrSigner, quarantine.ErrApprovals or statement.ErrMalformed.
 func Open(raw []byte, td spiffeid.TrustDomain, keys Keys) (Signed, error) {
 	if len(raw) > MaxSize {
 		return Signed{}, fmt.Errorf("%w: %d bytes, at most %d", ErrMalformed, len(raw), MaxSize)
@@ -106,10 +110,18 @@ func Open(raw []byte, td spiffeid.TrustDomain, keys Keys) (Signed, error) {
 	if keys == nil {
 		return Signed{}, fmt.Errorf("%w: no keys", ErrSigner)
 	}
-	for _, key := range keys(o.Level) {
-		if env.Verify(key, kinds[o.Kind], td.Name()) == nil {
-			return Signed{o, raw, statement.Digest(env.Payload())}, nil
+	signers := keys(o.Level)
+	for _, key := range signers.Keys {
+		if env.Verify(key, kinds[o.Kind], td.Name()) != nil {
+			continue
 		}
+		var by []string
+		if o.Kind == KindRelease {
+			if by, err = signers.Approvers.check(td, o.Body, o.Approvals); err != nil {
+				return Signed{}, err
+			}
+		}
+		return Signed{o, raw, statement.Digest(env.Payload()), by}, nil
 	}
 	return Signed{}, fmt.Errorf("%w: %s %s %q version %d", ErrSigner, o.Level, o.Kind, o.Name, o.Version)
 }
@@ -117,7 +129,7 @@ func Open(raw []byte, td spiffeid.TrustDomain, keys Keys) (Signed, error) {
 // seal signs an object for a trust domain.
 func seal(key crypto.Signer, td spiffeid.TrustDomain, o Object) (Signed, error) {
 	payload, err := statement.Marshal(objectWire{
-		string(o.Kind), o.Level.String(), o.Name, o.Version, o.HLC, o.Origin.String(), o.Parent, o.Body,
+		string(o.Kind), o.Level.String(), o.Name, o.Version, o.HLC, o.Origin.String(), o.Parent, o.Body, o.Approvals,
 	})
 	if err != nil {
 		return Signed{}, err
@@ -132,7 +144,7 @@ func seal(key crypto.Signer, td spiffeid.TrustDomain, o Object) (Signed, error) 
 	if err != nil {
 		return Signed{}, err
 	}
-	return Signed{o, raw, statement.Digest(payload)}, nil
+	return Signed{Object: o, Raw: raw, Digest: statement.Digest(payload)}, nil
 }
 
 // parse reads a payload and holds it, body included, to the rules of its kind.
@@ -141,7 +153,7 @@ func parse(payload []byte, td spiffeid.TrustDomain) (o Object, err error) {
 	if err := statement.Unmarshal(payload, &w); err != nil {
 		return Object{}, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
-	o = Object{Kind: Kind(w.Kind), Name: w.Name, Version: w.Version, HLC: w.HLC, Parent: w.Parent, Body: w.Body}
+	o = Object{Kind: Kind(w.Kind), Name: w.Name, Version: w.Version, HLC: w.HLC, Parent: w.Parent, Body: w.Body, Approvals: w.Approvals}
 	if o.Level, err = ParseLevel(w.Level); err != nil {
 		return Object{}, fmt.Errorf("%w: level: %w", ErrMalformed, err)
 	}
@@ -153,6 +165,12 @@ func parse(payload []byte, td spiffeid.TrustDomain) (o Object, err error) {
 	}
 	if len(o.Name) == 0 || len(o.Name) > maxName || o.Version == 0 {
 		return Object{}, fmt.Errorf("%w: name %q, version %d", ErrMalformed, o.Name, o.Version)
+	}
+	if o.Approvals != nil && o.Kind != KindRelease {
+		return Object{}, fmt.Errorf("%w: %s %q carries approvals", ErrMalformed, w.Kind, w.Name)
+	}
+	if err := checkApprovals(o.Approvals); err != nil {
+		return Object{}, err
 	}
 	switch o.Kind {
 	case KindRecord:

@@ -26,7 +26,8 @@
 // What always holds:
 //   - Facts come in only through Checks, which the node gives: no finding
 //     without evidence that verified here, no release or revocation without the
-//     authority's signature. The evidence is kept, to be verified again on the spot.
+//     authority's signature, nor a release without the approvals that the region asks
+//     for (package authority). The evidence is kept, to be verified again on the spot.
 //   - Adding is idempotent and free of order: two nodes with the same facts have
 //     the same standings, and nothing is ever taken out. Only the times at which
 //     this node first saw a fact, and who carried it, are its own.

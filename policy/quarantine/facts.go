@@ -46,6 +46,14 @@ var (
 
 	// ErrMalformed means bytes are not a case, release or revocation of ours.
 	ErrMalformed = errors.New("malformed quarantine data")
+
+	// ErrApprovals means fewer of the region's approvers signed a release than its trust record asks
+	// for. The message says how many, whose count and whose are missing.
+	ErrApprovals = errors.New("the release is not approved by enough of the region's approvers")
+
+	// ErrDraft means bytes are no draft of a release, or it is none for now: its time is over, or the
+	// node was given epochs or another release since it was made.
+	ErrDraft = errors.New("the draft of a release cannot be used: make it anew")
 )
 
 // Finding is what a verifier of evidence reports. The same evidence gives the

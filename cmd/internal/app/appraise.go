@@ -93,7 +93,9 @@ func judge(now time.Time, x exhibit) judgement {
 	if j.endorsement.ID != x.node {
 		return refuse(ruleEndorsement, fmt.Errorf("it is that of %s", j.endorsement.ID))
 	}
-	keys := func(authority.Level) []*ecdsa.PublicKey { return []*ecdsa.PublicKey{x.authority} }
+	keys := func(authority.Level) authority.Signers {
+		return authority.Signers{Keys: []*ecdsa.PublicKey{x.authority}}
+	}
 	signed, err := authority.Open(r.Beacon, x.node.TrustDomain(), keys)
 	if err == nil {
 		j.beacon, err = signed.Beacon()

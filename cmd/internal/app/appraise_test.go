@@ -66,7 +66,7 @@ func newBench(t *testing.T) *bench {
 	t.Cleanup(func() { st.Close() })
 	b.key, err = authority.OpenKey(t.TempDir())
 	must(err)
-	b.authority, err = authority.New(b.key, spiffeid.RequireFromString("spiffe://east.dev.example/node/east-n1"), authority.Regional, st)
+	b.authority, err = authority.New(b.key, spiffeid.RequireFromString("spiffe://east.dev.example/node/east-n1"), authority.Regional, st, nil)
 	must(err)
 
 	feedKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -53,7 +53,7 @@ func TestBeaconCoversExpiringFeeds(t *testing.T) {
 	st := openStore(t, filepath.Join(t.TempDir(), "state.db"))
 	a := &App{cfg: config.Config{Node: nodeN1}, store: st, trust: set, log: slog.New(slog.DiscardHandler)}
 	a.dir = newDirectory(nodeN1, set, &summary.Tracker{}, a.log)
-	a.authority, err = authority.New(key, nodeN1, authority.Regional, st)
+	a.authority, err = authority.New(key, nodeN1, authority.Regional, st, nil)
 	must(err)
 	epochKey := feed.EpochKey{Origin: nodeN1, Epoch: 1, Key: &feedKey.PublicKey, Class: "node", NotAfter: now.Add(time.Minute), Cert: []byte("epoch 1")}
 	a.replica, err = replica.Open(replica.Config{

@@ -36,6 +36,10 @@ func TrustMessage(r trust.Record, signatures int, now time.Time) *controlv1.Trus
 		Region: r.Region, TrustDomain: r.TrustDomain.Name(), Version: r.Version, State: TrustValid, Signatures: uint32(signatures),
 		NotBefore: timestamppb.New(r.NotBefore), NotAfter: timestamppb.New(r.NotAfter),
 		AuthorityKey: provision.KeyFingerprint(r.AuthorityKey), PolicyKey: provision.KeyFingerprint(r.PolicyKey),
+		Approvals: uint32(r.Approvers.Threshold),
+	}
+	for _, key := range r.Approvers.Keys {
+		m.Approvers = append(m.Approvers, provision.KeyFingerprint(key))
 	}
 	switch {
 	case signatures == 0:

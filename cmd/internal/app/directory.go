@@ -20,6 +20,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	"github.com/bailiwick-mesh/bailiwick/policy/authority"
+	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
 )
 
 // neighbour is one node of this node's region, by its own signed record.
@@ -147,6 +148,8 @@ func (d *directory) object(raw []byte) (authority.Signed, bool) {
 			return s, changed
 		case errors.Is(err, authority.ErrSigner), errors.Is(err, authority.ErrForeign):
 			continue // of another region
+		case errors.Is(err, quarantine.ErrApprovals): // the authority's key may be in other hands
+			d.log.Warn("a release is refused", "region", r.Region, "err", err)
 		default:
 			d.log.Debug("authority object", "region", r.Region, "err", err)
 		}
@@ -167,13 +170,23 @@ func (d *directory) book(td spiffeid.TrustDomain) *authority.Book {
 // authorityKeys are the keys that may sign for a region, as its trust record
 // says at the time of asking.
 func (d *directory) authorityKeys(td spiffeid.TrustDomain) authority.Keys {
-	return func(l authority.Level) []*ecdsa.PublicKey {
+	return func(l authority.Level) authority.Signers {
 		r, ok := d.trust.Record(td)
 		if !ok || l != authority.Regional || !r.ValidAt(time.Now()) {
-			return nil
+			return authority.Signers{}
 		}
-		return []*ecdsa.PublicKey{r.AuthorityKey}
+		return authority.Signers{Keys: []*ecdsa.PublicKey{r.AuthorityKey}, Approvers: authority.Approvers(r.Approvers)}
 	}
+}
+
+// approvers are whose approval releases of this node's region need at the time. Where its trust
+// record is not known, nobody's is enough.
+func (d *directory) approvers() authority.Approvers {
+	r, ok := d.trust.Record(d.self.TrustDomain())
+	if !ok {
+		return authority.Approvers{Threshold: 1}
+	}
+	return authority.Approvers(r.Approvers)
 }
 
 // neighbours returns the region's roster, without this node.

@@ -197,7 +197,7 @@ func (a *App) openRoles() (err error) {
 	td := a.cfg.Node.TrustDomain()
 	if a.cfg.Authority != nil {
 		var key *authority.Key
-		if a.authority, key, err = openAuthority(a.cfg, a.dir.region(td), a.store); err != nil {
+		if a.authority, key, err = openAuthority(a.cfg, a.dir.region(td), a.store, a.dir.approvers); err != nil {
 			return err
 		}
 		for _, o := range a.authority.Objects() {

@@ -22,12 +22,12 @@ var (
 
 // openAuthority starts the region's authority on this node and publishes what
 // the configuration says: the authority record and the service names.
-func openAuthority(c config.Config, region string, st *store.Store) (*authority.Authority, *authority.Key, error) {
+func openAuthority(c config.Config, region string, st *store.Store, approvers func() authority.Approvers) (*authority.Authority, *authority.Key, error) {
 	key, err := authority.OpenKey(string(c.Authority.Keys))
 	if err != nil {
 		return nil, nil, err
 	}
-	a, err := authority.New(key, c.Node, authority.Regional, st)
+	a, err := authority.New(key, c.Node, authority.Regional, st, approvers)
 	if err != nil {
 		return nil, nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strings"
 	"sync"
 	"time"
 
@@ -104,14 +105,17 @@ func (s *standings) evidence(proof []byte, by spiffeid.ID) (quarantine.Finding, 
 	return f, added, nil
 }
 
-// release and revocation take in the authority's word.
-func (s *standings) release(raw []byte) error {
+// release and revocation take in the authority's word, a release with the approvers it counts for.
+func (s *standings) release(raw []byte, approvedBy []string) error {
 	r, added, err := s.set.AddRelease(time.Now(), raw)
 	if err == nil && added {
 		s.contain(r.Accused)
 		body := map[string]any{"release": r.Accused.String(), "epoch": r.Epoch, "reason": r.Reason}
 		if r.Again {
 			body["repeat"] = "not for the first time"
+		}
+		if len(approvedBy) > 0 {
+			body["approved_by"] = strings.Join(approvedBy, ", ")
 		}
 		s.record(r.Accused, trail.PeerRelease, body)
 	}

@@ -211,7 +211,7 @@ func (a *App) onObject(raw []byte) {
 	var err error
 	switch s.Kind {
 	case authority.KindRelease:
-		err = a.standing.release(raw)
+		err = a.standing.release(raw, s.ApprovedBy)
 	case authority.KindRevocation:
 		err = a.standing.revocation(raw)
 	case authority.KindRollback:

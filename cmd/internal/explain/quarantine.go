@@ -1,6 +1,8 @@
 package explain
 
-import "github.com/bailiwick-mesh/bailiwick/policy/quarantine"
+import (
+	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
+)
 
 // quarantined is BW8: peers that are shut out, and the evidence against them.
 // quarantine.ErrEvidence wraps what gossip/feed found wrong with a proof.
@@ -52,5 +54,17 @@ var quarantined = []Entry{
 		Title:   "The appeal is not taken",
 		Meaning: "Only a node that is quarantined has something to appeal against; its note has a bound, and a new one is heard a minute after the last. Nothing was changed.",
 		Fix:     "See bailiwick quarantine list at the authority for the node's standing; say it in at most 1 KiB, once.",
+	},
+	{
+		Code: "BW8010", Is: quarantine.ErrApprovals, Exit: Denied,
+		Title:   "The release is not approved by enough of the region's approvers",
+		Meaning: "The region's trust record names approvers, and a release needs the signatures of as many different ones as it says, beside the authority's. This one has fewer that count: nobody is let back in by it, at any node.",
+		Fix:     "Make a draft, bailiwick quarantine release ID --reason TEXT --out FILE; have those that the message names as missing sign it, bailiwick quarantine sign FILE --key KEY; hand it in, bailiwick quarantine release --file FILE. If nobody here made it, the authority's key may be stolen: replace it.",
+	},
+	{
+		Code: "BW8011", Is: quarantine.ErrDraft,
+		Title:   "The draft of a release cannot be used",
+		Meaning: "It is damaged, its time is over, or the node was given epochs or another release since it was made, so that its approvers signed something else than what is so now. Nothing was signed.",
+		Fix:     "Make it anew: bailiwick quarantine release ID --reason TEXT --out FILE, with more time for the approvers if they need it (--within).",
 	},
 }

@@ -16,6 +16,9 @@
 //	policy/                 the shipped regional policy, to be changed and signed
 //	<region>.draft          its first trust record, which nobody has signed yet
 //
+//	approver.key.pem        approves releases from quarantine; its holder keeps it
+//	approver.pem            its public half, for the region's trust record
+//
 // What always holds: a key or a folder of policy that is there is never replaced,
 // so everything here may be run again.
 package provision
@@ -50,6 +53,9 @@ const (
 	AuthorityDir = "authority"
 	PolicyKey    = "policy.key.pem"
 	PolicyDir    = "policy"
+
+	ApproverKey    = "approver.key.pem"
+	ApproverPublic = "approver.pem"
 )
 
 // clockSlop makes what is signed valid at once, also on a clock that is set back.
@@ -71,18 +77,24 @@ func ValidFor(span time.Duration) Validity {
 // Global opens the global authority's key in dir, making what is missing, and
 // writes its public half beside it.
 func Global(dir string) (*ecdsa.PrivateKey, error) {
+	return KeyPair(dir, GlobalKey, GlobalPublic)
+}
+
+// KeyPair opens the key in a file of dir, making what is missing, and writes its public half
+// beside it.
+func KeyPair(dir, private, public string) (*ecdsa.PrivateKey, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
-	key, err := keyfile.Open(filepath.Join(dir, GlobalKey))
+	key, err := keyfile.Open(filepath.Join(dir, private))
 	if err != nil {
 		return nil, err
 	}
-	public, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	der, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
 	if err != nil {
 		return nil, err
 	}
-	return key, WriteFile(filepath.Join(dir, GlobalPublic), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}), 0o644)
+	return key, WriteFile(filepath.Join(dir, public), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644)
 }
 
 // Keys are a region's.

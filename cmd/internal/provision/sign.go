@@ -14,6 +14,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	"github.com/bailiwick-mesh/bailiwick/policy"
+	"github.com/bailiwick-mesh/bailiwick/policy/authority"
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 	"github.com/bailiwick-mesh/bailiwick/policy/rollout"
 )
@@ -97,10 +98,4 @@ func Fingerprint(der []byte) string {
 }
 
 // KeyFingerprint is Fingerprint of a public key in PKIX form.
-func KeyFingerprint(key *ecdsa.PublicKey) string {
-	der, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return "unreadable"
-	}
-	return Fingerprint(der)
-}
+func KeyFingerprint(key *ecdsa.PublicKey) string { return authority.KeyName(key) }

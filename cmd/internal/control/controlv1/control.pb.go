@@ -2812,7 +2812,10 @@ type ReleaseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
-	Again         bool                   `protobuf:"varint,3,opt,name=again,proto3" json:"again,omitempty"` // although the node was released before
+	Again         bool                   `protobuf:"varint,3,opt,name=again,proto3" json:"again,omitempty"`                                      // although the node was released before
+	Draft         bool                   `protobuf:"varint,4,opt,name=draft,proto3" json:"draft,omitempty"`                                      // nothing is decided: only a draft is made, for the region's approvers to sign
+	WithinSeconds int64                  `protobuf:"varint,5,opt,name=within_seconds,json=withinSeconds,proto3" json:"within_seconds,omitempty"` // of a draft: how long they may take; at most seven days
+	Approved      []byte                 `protobuf:"bytes,6,opt,name=approved,proto3" json:"approved,omitempty"`                                 // a draft with their approvals, to be decided on: it says id, reason and again
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2868,10 +2871,33 @@ func (x *ReleaseRequest) GetAgain() bool {
 	return false
 }
 
+func (x *ReleaseRequest) GetDraft() bool {
+	if x != nil {
+		return x.Draft
+	}
+	return false
+}
+
+func (x *ReleaseRequest) GetWithinSeconds() int64 {
+	if x != nil {
+		return x.WithinSeconds
+	}
+	return 0
+}
+
+func (x *ReleaseRequest) GetApproved() []byte {
+	if x != nil {
+		return x.Approved
+	}
+	return nil
+}
+
 type ReleaseResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
 	Standing      string                 `protobuf:"bytes,2,opt,name=standing,proto3" json:"standing,omitempty"`
+	Draft         []byte                 `protobuf:"bytes,3,opt,name=draft,proto3" json:"draft,omitempty"`
+	Id            string                 `protobuf:"bytes,4,opt,name=id,proto3" json:"id,omitempty"` // SPIFFE ID of whom it is about; empty for a record
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2916,6 +2942,20 @@ func (x *ReleaseResponse) GetView() *View {
 func (x *ReleaseResponse) GetStanding() string {
 	if x != nil {
 		return x.Standing
+	}
+	return ""
+}
+
+func (x *ReleaseResponse) GetDraft() []byte {
+	if x != nil {
+		return x.Draft
+	}
+	return nil
+}
+
+func (x *ReleaseResponse) GetId() string {
+	if x != nil {
+		return x.Id
 	}
 	return ""
 }
@@ -4984,6 +5024,8 @@ type TrustRecord struct {
 	Roots         []*TrustRoot           `protobuf:"bytes,8,rep,name=roots,proto3" json:"roots,omitempty"`
 	AuthorityKey  string                 `protobuf:"bytes,9,opt,name=authority_key,json=authorityKey,proto3" json:"authority_key,omitempty"` // fingerprint, as of roots
 	PolicyKey     string                 `protobuf:"bytes,10,opt,name=policy_key,json=policyKey,proto3" json:"policy_key,omitempty"`
+	Approvals     uint32                 `protobuf:"varint,11,opt,name=approvals,proto3" json:"approvals,omitempty"` // how many of the approvers a release from quarantine needs; 0: none
+	Approvers     []string               `protobuf:"bytes,12,rep,name=approvers,proto3" json:"approvers,omitempty"`  // fingerprints of their keys
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5086,6 +5128,20 @@ func (x *TrustRecord) GetPolicyKey() string {
 		return x.PolicyKey
 	}
 	return ""
+}
+
+func (x *TrustRecord) GetApprovals() uint32 {
+	if x != nil {
+		return x.Approvals
+	}
+	return 0
+}
+
+func (x *TrustRecord) GetApprovers() []string {
+	if x != nil {
+		return x.Approvers
+	}
+	return nil
 }
 
 type TrustRoot struct {
@@ -6435,14 +6491,19 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\bverified\x18\x03 \x01(\bR\bverified\x12\x18\n" +
 	"\averdict\x18\x04 \x01(\tR\averdict\x12\x14\n" +
 	"\x05story\x18\x05 \x03(\tR\x05story\x12\x1a\n" +
-	"\bevidence\x18\x06 \x01(\fR\bevidence\"N\n" +
+	"\bevidence\x18\x06 \x01(\fR\bevidence\"\xa7\x01\n" +
 	"\x0eReleaseRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
-	"\x05again\x18\x03 \x01(\bR\x05again\"]\n" +
+	"\x05again\x18\x03 \x01(\bR\x05again\x12\x14\n" +
+	"\x05draft\x18\x04 \x01(\bR\x05draft\x12%\n" +
+	"\x0ewithin_seconds\x18\x05 \x01(\x03R\rwithinSeconds\x12\x1a\n" +
+	"\bapproved\x18\x06 \x01(\fR\bapproved\"\x83\x01\n" +
 	"\x0fReleaseResponse\x12.\n" +
 	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x1a\n" +
-	"\bstanding\x18\x02 \x01(\tR\bstanding\"#\n" +
+	"\bstanding\x18\x02 \x01(\tR\bstanding\x12\x14\n" +
+	"\x05draft\x18\x03 \x01(\fR\x05draft\x12\x0e\n" +
+	"\x02id\x18\x04 \x01(\tR\x02id\"#\n" +
 	"\rAppealRequest\x12\x12\n" +
 	"\x04note\x18\x01 \x01(\tR\x04note\"@\n" +
 	"\x0eAppealResponse\x12.\n" +
@@ -6601,7 +6662,7 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x10ListTrustRequest\"|\n" +
 	"\x11ListTrustResponse\x12.\n" +
 	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x127\n" +
-	"\x05items\x18\x02 \x03(\v2!.bailiwick.control.v1.TrustRecordR\x05items\"\x87\x03\n" +
+	"\x05items\x18\x02 \x03(\v2!.bailiwick.control.v1.TrustRecordR\x05items\"\xc3\x03\n" +
 	"\vTrustRecord\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x18\n" +
@@ -6617,7 +6678,9 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\rauthority_key\x18\t \x01(\tR\fauthorityKey\x12\x1d\n" +
 	"\n" +
 	"policy_key\x18\n" +
-	" \x01(\tR\tpolicyKey\"\xdc\x01\n" +
+	" \x01(\tR\tpolicyKey\x12\x1c\n" +
+	"\tapprovals\x18\v \x01(\rR\tapprovals\x12\x1c\n" +
+	"\tapprovers\x18\f \x03(\tR\tapprovers\"\xdc\x01\n" +
 	"\tTrustRoot\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12 \n" +
 	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12\x0e\n" +
