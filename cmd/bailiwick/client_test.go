@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/types/known/timestamppb"
@@ -42,6 +43,14 @@ func (a answering) ListCases(context.Context, *controlv1.ListCasesRequest) (*con
 	}}}, a.err
 }
 
+func (a answering) ShowCase(context.Context, *controlv1.ShowCaseRequest) (*controlv1.ShowCaseResponse, error) {
+	return &controlv1.ShowCaseResponse{
+		View: a.status.View, Verified: true, Verdict: "the proof holds", Story: []string{"proof 157b041928bf"},
+		Case:   &controlv1.Case{Id: "157b041928bf", Accused: "spiffe://east.dev.example/node/n2", Standing: "quarantined"},
+		Events: []*controlv1.CaseEvent{{At: timestamppb.New(at), What: "verified it"}, {At: timestamppb.New(at.Add(3 * time.Millisecond)), What: "cut 1 link"}},
+	}, a.err
+}
+
 func serve(t *testing.T, a answering) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "control.sock")
@@ -64,6 +73,22 @@ func run(args ...string) (code int, out, errOut string) {
 	var o, e bytes.Buffer
 	code = execute(args, &o, &e)
 	return code, o.String(), e.String()
+}
+
+func TestOnePageOfACase(t *testing.T) {
+	code, out, _ := run("quarantine", "show", "157b", "--socket", serve(t, answering{status: well("n1")}))
+	_, page, _ := strings.Cut(out, "\n\n")
+	want := `case 157b041928bf: spiffe://east.dev.example/node/n2 is quarantined
+  proof 157b041928bf
+verified again just now: the proof holds
+
+AT                           NODE  WHAT
+2026-11-21T10:00:00.000000Z  n1    verified it
+2026-11-21T10:00:00.003000Z  n1    cut 1 link
+`
+	if code != explain.OK || page != want {
+		t.Errorf("%d\n%s\nwant\n%s", code, page, want)
+	}
 }
 
 func TestStatusOfOneNode(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -91,10 +92,30 @@ func appealOf(c *controlv1.Case) string {
 	return c.Appealed.AsTime().Format(time.RFC3339)
 }
 
+// happened is what all nodes saw and did in a case, the oldest first.
+func happened(got []*controlv1.ShowCaseResponse) [][]string {
+	type event struct {
+		at         time.Time
+		node, what string
+	}
+	var all []event
+	for _, r := range got {
+		for _, e := range r.GetEvents() {
+			all = append(all, event{e.At.AsTime(), shortID(r.View.ViewOf), e.What})
+		}
+	}
+	slices.SortStableFunc(all, func(a, b event) int { return a.at.Compare(b.at) })
+	rows := make([][]string, len(all))
+	for i, e := range all {
+		rows[i] = []string{e.at.Format("2006-01-02T15:04:05.000000Z07:00"), e.node, e.what}
+	}
+	return rows
+}
+
 func quarantineShowCommand(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show ID",
-		Short: "One case: the evidence, who saw it, verified again on the spot",
+		Short: "One case: what was signed, which rule it broke, who saw it when and what was cut; verified again on the spot",
 		Args:  cobra.ExactArgs(1),
 		RunE:  func(_ *cobra.Command, args []string) error { return quarantineShow(o, args[0]) },
 	}
@@ -126,19 +147,25 @@ func quarantineShow(o *options, id string) error {
 		return fmt.Errorf("%w: no node here has a case %q (give at least four digits)", explain.ErrNotThere, id)
 	}
 	doc := document(shown.View)
-	b, err := output.Message(shown)
-	if err != nil {
-		return err
+	for _, r := range got {
+		if r.GetCase() == nil {
+			continue
+		}
+		b, err := output.Message(r)
+		if err != nil {
+			return err
+		}
+		doc.Items = append(doc.Items, b)
 	}
-	doc.Items = append(doc.Items, b)
 	err = output.Write(o.out, o.format, doc, func(w io.Writer) {
 		fmt.Fprintf(w, "%s\n\ncase %s: %s is %s\n", headline(shown.View), shown.Case.Id, shown.Case.Accused, shown.Case.Standing)
 		for _, line := range shown.Story {
 			fmt.Fprintf(w, "  %s\n", line)
 		}
-		fmt.Fprintf(w, "verified again just now: %s\n", shown.Verdict)
+		fmt.Fprintf(w, "verified again just now: %s\n\n", shown.Verdict)
+		output.Columns(w, "AT NODE WHAT", happened(got))
 	})
-	if err == nil && !shown.Verified {
+	if err == nil && slices.ContainsFunc(got, func(r *controlv1.ShowCaseResponse) bool { return r.GetCase() != nil && !r.Verified }) {
 		return &exitCode{explain.Failed}
 	}
 	return err

@@ -180,11 +180,12 @@ func (p *Proxy) serve(ln *net.TCPListener, service string) {
 }
 
 // Cut ends every tunnel to and from a node, and every connection on them, before
-// it returns. Config.Node must refuse the node by then, or it may come back. The
-// node may be this one: then its local connections end.
-func (p *Proxy) Cut(node spiffeid.ID) {
+// it returns, and tells how many there were. Config.Node must refuse the node by then,
+// or it may come back. The node may be this one: then its local connections end.
+func (p *Proxy) Cut(node spiffeid.ID) (tunnels, connections int) {
 	for _, s := range p.pool.sessions(func(s *session) bool { return s.far.node == node }) {
 		s.t.Refuse("standing of node " + node.String())
+		tunnels++
 	}
 	for _, f := range p.flows.all() {
 		f.mu.Lock()
@@ -193,8 +194,10 @@ func (p *Proxy) Cut(node spiffeid.ID) {
 		if hit {
 			p.m.cutOne()
 			f.kill(fmt.Errorf("%w: standing of node %s", ErrCut, node))
+			connections++
 		}
 	}
+	return tunnels, connections
 }
 
 // Recheck asks again, of every tunnel, whether its far node is welcome and

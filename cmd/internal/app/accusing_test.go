@@ -204,7 +204,7 @@ func TestAccusesAndTakesBack(t *testing.T) {
 func TestAccusationIsRecorded(t *testing.T) {
 	st := openStore(t, t.TempDir()+"/state.db")
 	a := &App{cfg: config.Config{Node: nodeN1}, store: st}
-	a.standing = newStandings(quarantine.NewSet(tdEast, quarantine.Checks{}), st, slog.New(slog.DiscardHandler))
+	a.standing = newStandings(quarantine.NewSet(tdEast, quarantine.Checks{}), st, slog.New(slog.DiscardHandler), nil)
 	other := spiffeid.RequireFromString("spiffe://east.dev.example/node/n2")
 	a.standing.set.Enrol([]quarantine.Member{{ID: nodeN1, Domain: "a"}, {ID: other, Domain: "b"}})
 	c := a.newAccusing()
@@ -235,7 +235,7 @@ func TestAccusationIsRecorded(t *testing.T) {
 // Evidence and accusations of a peer act on standings, and what they froze thaws.
 func TestAccusationsContain(t *testing.T) {
 	st := openStore(t, t.TempDir()+"/state.db")
-	s := newStandings(quarantine.NewSet(tdEast, quarantine.Checks{}), st, slog.New(slog.DiscardHandler))
+	s := newStandings(quarantine.NewSet(tdEast, quarantine.Checks{}), st, slog.New(slog.DiscardHandler), nil)
 	all := judges(10)
 	var members []quarantine.Member
 	for _, j := range all {
@@ -243,7 +243,7 @@ func TestAccusationsContain(t *testing.T) {
 	}
 	s.size = func() quarantine.Roster { s.set.Enrol(members); return quarantine.Roster{Attested: 10} }
 	did, regained := quarantine.Effects{}, 0
-	s.enforce = func(_ spiffeid.ID, e quarantine.Effects) { did = e }
+	s.enforce = func(_ spiffeid.ID, e quarantine.Effects) (was severed) { did = e; return was }
 	s.regained = func() { regained++ }
 	now, bad := time.Now(), all[9].id
 	for _, withdrawn := range []bool{false, true} {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"time"
 
@@ -19,7 +18,6 @@ import (
 
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control"
 	"github.com/bailiwick-mesh/bailiwick/cmd/internal/control/controlv1"
-	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/policy/decision"
 	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
 	"github.com/bailiwick-mesh/bailiwick/policy/why"
@@ -89,53 +87,6 @@ func (h handler) find(id string) (quarantine.Case, error) {
 		}
 	}
 	return quarantine.Case{}, connect.NewError(connect.CodeNotFound, fmt.Errorf("%w: %q (give at least four digits)", quarantine.ErrNoCase, id))
-}
-
-// ShowCase verifies a case's evidence again.
-func (h handler) ShowCase(ctx context.Context, req *controlv1.ShowCaseRequest) (*controlv1.ShowCaseResponse, error) {
-	c, err := h.find(req.Id)
-	if err != nil {
-		return nil, err
-	}
-	resp := &controlv1.ShowCaseResponse{View: h.view(ctx), Case: h.caseMessage(c), Verified: true, Verdict: "the proof holds"}
-	resp.Story = append(resp.Story, "here "+h.standing.set.Effects(c.Accused, time.Now(), h.standing.roster()).String())
-	if len(c.Evidence) == 0 {
-		resp.Verdict = "nothing here is a proof, and nothing need be: " + cmp.Or(c.Status.Reason, "nobody's word counts now")
-	}
-	resp.Story = append(resp.Story, accusationStory(c.Tally)...)
-	for _, e := range c.Evidence {
-		if resp.Evidence == nil || strings.HasPrefix(hex.EncodeToString(e.Digest[:]), req.Id) {
-			resp.Evidence = e.Bytes
-		}
-		resp.Story = append(resp.Story, fmt.Sprintf("%s in epoch %d, proof %x of %d bytes, first seen here %s", e.Class, e.Epoch, e.Digest[:8], len(e.Bytes), e.FirstSeen.Format(time.RFC3339Nano)))
-		resp.Story = append(resp.Story, headerStory(e.Bytes)...)
-		if len(e.By) == 0 || slices.Contains(e.By, h.cfg.Node) {
-			resp.Story = append(resp.Story, "found by this node itself")
-		}
-		for _, by := range e.By {
-			if by != h.cfg.Node {
-				resp.Story = append(resp.Story, "carried by "+by.String())
-			}
-		}
-		if _, err := h.standing.set.Verify(c.Accused, e.Digest); err != nil {
-			resp.Verified, resp.Verdict = false, err.Error()
-		}
-	}
-	resp.Story = append(resp.Story, h.appeals().story(c)...)
-	return resp, nil
-}
-
-// headerStory tells the signed headers of a proof.
-func headerStory(proof []byte) (out []string) {
-	headers, err := feed.Headers(proof)
-	if err != nil {
-		return []string{"the headers cannot be read: " + err.Error()}
-	}
-	for i, s := range headers {
-		out = append(out, fmt.Sprintf("header %d: epoch %d seq %d record %s prev %s at %s, %d ops", i+1, s.Epoch, s.Seq,
-			s.ID().String()[:16], s.Prev.String()[:16], s.HLC.Time().UTC().Format(time.RFC3339Nano), s.Count))
-	}
-	return out
 }
 
 // explainTime bounds the search for the smallest change that turns a decision round.

@@ -63,7 +63,7 @@ func (a *App) openDataPath() (err error) {
 
 func (d *dataPath) run(ctx context.Context) error { return d.proxy.Run(ctx) }
 
-func (d *dataPath) cut(node spiffeid.ID) { d.proxy.Cut(node) }
+func (d *dataPath) cut(node spiffeid.ID) (tunnels, connections int) { return d.proxy.Cut(node) }
 
 func (d *dataPath) recheck() { d.proxy.Recheck() }
 

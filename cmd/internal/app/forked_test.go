@@ -85,11 +85,12 @@ func TestForkedTrailConvicts(t *testing.T) {
 		for i := range out {
 			log := slog.New(slog.DiscardHandler)
 			j := &judge{st: openStore(t, filepath.Join(t.TempDir(), "state.db"))}
-			j.standings = newStandings(newQuarantineSet(tdEast, newVerifier(set), newDirectory(nodeN1, set, &summary.Tracker{}, log)), j.st, log)
-			j.enforce = func(of spiffeid.ID, e quarantine.Effects) {
+			j.standings = newStandings(newQuarantineSet(tdEast, newVerifier(set), newDirectory(nodeN1, set, &summary.Tracker{}, log)), j.st, log, nil)
+			j.enforce = func(of spiffeid.ID, e quarantine.Effects) (was severed) {
 				if of == id {
 					j.did = e
 				}
+				return was
 			}
 			out[i] = j
 		}

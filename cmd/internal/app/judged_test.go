@@ -30,7 +30,7 @@ func TestRefusedEvidenceIsExplained(t *testing.T) {
 	}
 	a := &App{cfg: config.Config{Node: nodeN1}, store: st, decisions: decision.New(decision.Config{Engine: engine, Store: st, Dir: t.TempDir()})}
 	a.subjects = &subjects{
-		self: nodeN1, dir: newDirectory(nodeN1, set, &summary.Tracker{}, log), standing: newStandings(quarantine.NewSet(tdEast, quarantine.Checks{}), st, log),
+		self: nodeN1, dir: newDirectory(nodeN1, set, &summary.Tracker{}, log), standing: newStandings(quarantine.NewSet(tdEast, quarantine.Checks{}), st, log, nil),
 		attested: func(spiffeid.ID) policyAttestation { return policyAttestation{} },
 	}
 	ek := [32]byte{1}

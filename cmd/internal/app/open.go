@@ -160,7 +160,7 @@ func decisionsDir(c config.Config) string { return filepath.Join(string(c.State)
 
 func (a *App) openStanding() error {
 	td := a.cfg.Node.TrustDomain()
-	a.standing = newStandings(newQuarantineSet(td, a.verify, a.dir), a.store, a.log)
+	a.standing = newStandings(newQuarantineSet(td, a.verify, a.dir), a.store, a.log, a.metrics)
 	a.subjects = &subjects{self: a.cfg.Node, dir: a.dir, standing: a.standing, attested: a.attestation}
 	a.accusing = a.newAccusing()
 	return a.standing.load()

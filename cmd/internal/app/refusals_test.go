@@ -32,7 +32,7 @@ func TestRefusedQuestions(t *testing.T) {
 	}
 	a := &App{cfg: config.Config{Node: nodeN1}, store: st, engine: engine, metrics: prometheus.NewRegistry(), creds: &enrolling.Credentials{},
 		dir: newDirectory(nodeN1, set, &summary.Tracker{}, log), decisions: decision.New(decision.Config{Engine: engine, Store: st, Dir: t.TempDir()})}
-	a.subjects = &subjects{self: nodeN1, dir: a.dir, standing: newStandings(quarantine.NewSet(tdEast, quarantine.Checks{}), st, log),
+	a.subjects = &subjects{self: nodeN1, dir: a.dir, standing: newStandings(quarantine.NewSet(tdEast, quarantine.Checks{}), st, log, nil),
 		attested: func(spiffeid.ID) policyAttestation { return policyAttestation{} }}
 	a.data = &dataPath{app: a}
 	n, err := openNeighbours(a)

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
@@ -32,28 +33,29 @@ type standings struct {
 	thresholds func(quarantine.Roster)
 	gap        func(count uint64, why string) // tells the trail what could not be recorded
 
-	// enforce makes the effects true: freeze the feed, close links, cut tunnels.
-	// It must not block for long.
-	enforce func(spiffeid.ID, quarantine.Effects)
+	// enforce makes the effects true: freeze the feed, close links, cut tunnels. It must not
+	// block for long, and tells what was live until then.
+	enforce func(spiffeid.ID, quarantine.Effects) severed
 	// regained has what policy refused of an identity looked at again: it is contained no more.
 	regained func()
 
 	mu   sync.Mutex // held over one change and its record, so that leaves are in order
 	last map[spiffeid.ID]quarantine.Standing
 	kept map[spiffeid.ID]bool // sessions are, because of the cap
+	cuts cuts
 	wake chan struct{}
 }
 
-func newStandings(set *quarantine.Set, st *store.Store, log *slog.Logger) *standings {
+func newStandings(set *quarantine.Set, st *store.Store, log *slog.Logger, reg prometheus.Registerer) *standings {
 	return &standings{
-		set: set, st: st, log: log,
+		set: set, st: st, log: log, cuts: newCuts(reg),
 		last:       map[spiffeid.ID]quarantine.Standing{},
 		kept:       map[spiffeid.ID]bool{},
 		wake:       make(chan struct{}, 1),
 		size:       func() quarantine.Roster { return quarantine.Roster{} },
 		thresholds: func(quarantine.Roster) {},
 		gap:        func(uint64, string) {},
-		enforce:    func(spiffeid.ID, quarantine.Effects) {},
+		enforce:    func(spiffeid.ID, quarantine.Effects) severed { return severed{} },
 		regained:   func() {},
 	}
 }
@@ -82,22 +84,24 @@ func (s *standings) load() error {
 func (s *standings) settle() {
 	now := time.Now()
 	for _, c := range s.set.Cases(now) {
+		effects := s.set.Effects(c.Accused, now, s.roster())
 		s.mu.Lock()
-		s.last[c.Accused] = c.Status.Standing
+		s.last[c.Accused], s.cuts.now[c.Accused] = c.Status.Standing, effects.CutSessions
 		s.mu.Unlock()
-		s.enforce(c.Accused, s.set.Effects(c.Accused, now, s.roster()))
+		s.enforce(c.Accused, effects)
 	}
 }
 
 // evidence takes in a proof, found here (by is zero) or carried by a peer's feed.
 func (s *standings) evidence(proof []byte, by spiffeid.ID) (quarantine.Finding, bool, error) {
-	f, added, err := s.set.AddEvidence(time.Now(), proof, by)
+	came := time.Now()
+	f, added, err := s.set.AddEvidence(came, proof, by)
 	if err != nil {
 		return f, false, err
 	}
 	if added {
 		s.log.Warn("evidence verified", "accused", f.Accused, "class", f.Class, "carried_by", by)
-		s.contain(f.Accused)
+		s.containSince(f.Accused, came)
 		s.record(f.Accused, trail.PeerFinding, map[string]any{
 			"accused": f.Accused.String(), "class": f.Class, "digest": f.Digest[:], "epoch": f.Epoch, "carried_by": by.String(),
 		})
@@ -139,14 +143,18 @@ func (s *standings) fault(relay spiffeid.ID, class string) {
 }
 
 // contain acts first; the record of it follows.
-func (s *standings) contain(id spiffeid.ID) {
+func (s *standings) contain(id spiffeid.ID) { s.containSince(id, time.Now()) }
+
+// containSince is contain for a cause that this node heard of before.
+func (s *standings) containSince(id spiffeid.ID, since time.Time) {
 	now := time.Now()
 	effects := s.set.Effects(id, now, s.roster())
-	s.enforce(id, effects)
+	was := s.enforce(id, effects)
 	st := s.set.Standing(id, now)
 	s.mu.Lock()
 	before, kept := s.last[id], s.kept[id]
 	s.last[id], s.kept[id] = st.Standing, effects.Capped
+	cut := s.cuts.note(id, effects.CutSessions, &was, since)
 	s.mu.Unlock()
 	if effects.Capped && !kept {
 		s.log.Error("sessions are kept: as many as may be were cut in 10 minutes; look whether so many are guilty or the software is", "id", id, "reason", st.Reason)
@@ -154,9 +162,15 @@ func (s *standings) contain(id spiffeid.ID) {
 	if before.Contained() && !st.Standing.Contained() {
 		s.regained()
 	}
-	if before != st.Standing {
-		s.log.Warn("standing changed", "id", id, "from", before, "to", st.Standing, "reason", st.Reason)
-		s.record(id, trail.PeerStanding, map[string]any{"id": id.String(), "from": before.String(), "to": st.Standing.String(), "reason": st.Reason})
+	if before != st.Standing || cut { // also when the cap that kept sessions has room again
+		body := map[string]any{"id": id.String(), "from": before.String(), "to": st.Standing.String(), "reason": st.Reason}
+		var also []func(*store.Tx) error
+		if cut {
+			body["cut"] = was.String()
+			also = append(also, func(tx *store.Tx) error { return was.keep(tx, id) })
+		}
+		s.log.Warn("standing changed", "id", id, "from", before, "to", st.Standing, "reason", st.Reason, "cut", body["cut"])
+		s.record(id, trail.PeerStanding, body, also...)
 	}
 	select {
 	case s.wake <- struct{}{}:
@@ -164,14 +178,19 @@ func (s *standings) contain(id spiffeid.ID) {
 	}
 }
 
-// record writes the facts and the leaf of a change in one transaction. What
+// record writes the facts, the leaf of a change and what goes with it in one transaction. What
 // cannot be recorded has happened all the same: the trail is told of the gap.
-func (s *standings) record(id spiffeid.ID, kind trail.Kind, body map[string]any) {
+func (s *standings) record(id spiffeid.ID, kind trail.Kind, body map[string]any, also ...func(*store.Tx) error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	err := s.st.Update(func(tx *store.Tx) error {
 		if b, err := s.set.Marshal(id); err == nil {
 			if err := tx.Put(factsBucket, []byte(id.String()), b); err != nil {
+				return err
+			}
+		}
+		for _, put := range also {
+			if err := put(tx); err != nil {
 				return err
 			}
 		}

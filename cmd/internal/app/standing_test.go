@@ -1,11 +1,15 @@
 package app
 
 import (
+	"bytes"
+	"context"
 	"errors"
 	"log/slog"
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
@@ -28,7 +32,7 @@ func testStandings(st *store.Store) *standings {
 			}
 			return quarantine.Finding{Accused: liar, Class: "equivocation", Digest: [32]byte{1}, Epoch: 2}, nil
 		},
-	}), st, slog.New(slog.DiscardHandler))
+	}), st, slog.New(slog.DiscardHandler), nil)
 	s.size = func() quarantine.Roster { return quarantine.Roster{Attested: 4} }
 	return s
 }
@@ -38,10 +42,11 @@ func TestEvidenceContainsAndIsRemembered(t *testing.T) {
 	st := openStore(t, path)
 	s := testStandings(st)
 	var cut []spiffeid.ID
-	s.enforce = func(id spiffeid.ID, e quarantine.Effects) {
+	s.enforce = func(id spiffeid.ID, e quarantine.Effects) (was severed) {
 		if e.CutSessions && e.FreezeFeed && e.RefuseIssue {
 			cut = append(cut, id)
 		}
+		return severed{Links: 1, Connections: 2}
 	}
 	if _, _, err := s.evidence([]byte("lie"), other); !errors.Is(err, quarantine.ErrEvidence) {
 		t.Errorf("false evidence: %v", err)
@@ -61,9 +66,19 @@ func TestEvidenceContainsAndIsRemembered(t *testing.T) {
 	if len(cut) == 0 || cut[0] != liar {
 		t.Errorf("cut %v, want %s", cut, liar)
 	}
+	was, ok := s.lastCut(liar)
+	if got := was.String(); !ok || !strings.HasPrefix(got, "cut 1 link, 2 connections of clients, the last after ") {
+		t.Errorf("what was cut: %t %q", ok, got)
+	}
+	if _, ok := s.lastCut(other); ok {
+		t.Error("who was not cut was")
+	}
 	leaves, err := st.Outbox(0, 10)
 	if err != nil || len(leaves) != 2 {
 		t.Fatalf("%d leaves, %v; want the standing and the finding", len(leaves), err)
+	}
+	if !bytes.Contains(leaves[0].Body, []byte(was.String())) {
+		t.Errorf("the leaf of the standing does not say what was cut: %s", leaves[0].Body)
 	}
 	if err := st.Close(); err != nil {
 		t.Fatal(err)
@@ -72,13 +87,13 @@ func TestEvidenceContainsAndIsRemembered(t *testing.T) {
 	st = openStore(t, path)
 	s = testStandings(st)
 	cut = nil
-	s.enforce = func(id spiffeid.ID, e quarantine.Effects) { cut = append(cut, id) }
+	s.enforce = func(id spiffeid.ID, e quarantine.Effects) (was severed) { cut = append(cut, id); return was }
 	if err := s.load(); err != nil {
 		t.Fatal(err)
 	}
 	s.settle()
-	if !errors.Is(s.admits(liar), ErrContained) || len(cut) != 1 {
-		t.Errorf("after a restart: %v, enforced on %v", s.admits(liar), cut)
+	if again, ok := s.lastCut(liar); !errors.Is(s.admits(liar), ErrContained) || len(cut) != 1 || !ok || again.Took != was.Took {
+		t.Errorf("after a restart: %v, enforced on %v, cut %+v", s.admits(liar), cut, again)
 	}
 	if again, _ := st.Outbox(2, 10); len(again) != 0 {
 		t.Errorf("a restart wrote %d leaves about what was on record", len(again))
@@ -97,7 +112,7 @@ func TestContainmentDoesNotWaitForTheDisk(t *testing.T) {
 	var gaps uint64
 	s.gap = func(n uint64, _ string) { gaps += n }
 	enforced := 0
-	s.enforce = func(spiffeid.ID, quarantine.Effects) { enforced++ }
+	s.enforce = func(spiffeid.ID, quarantine.Effects) (was severed) { enforced++; return was }
 	if _, _, err := s.evidence([]byte("proof"), other); err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +150,7 @@ func TestCapKeepsSessionsAndSaysSo(t *testing.T) {
 	var accused func([]byte) (quarantine.Finding, error)
 	s.set = quarantine.NewSet(east, quarantine.Checks{Evidence: func(b []byte) (quarantine.Finding, error) { return accused(b) }})
 	did := map[spiffeid.ID]quarantine.Effects{}
-	s.enforce = func(id spiffeid.ID, e quarantine.Effects) { did[id] = e }
+	s.enforce = func(id spiffeid.ID, e quarantine.Effects) (was severed) { did[id] = e; return was }
 	for i, id := range []spiffeid.ID{first, liar, liar} { // of 4 nodes one may be cut in 10 minutes
 		accused = accuse(id, byte(i))
 		if _, _, err := s.evidence([]byte{byte(i)}, other); err != nil {
@@ -157,4 +172,46 @@ func TestCapKeepsSessionsAndSaysSo(t *testing.T) {
 	if n := strings.Count(told.String(), "sessions are kept"); n != 1 {
 		t.Errorf("told %d times:\n%s", n, &told)
 	}
+}
+
+// With room under the cap again, sessions that were kept are cut, which is measured from then and on
+// record, although the standing stays.
+func TestWhatTheCapKeptIsCutLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		st := openStore(t, filepath.Join(t.TempDir(), "state.db"))
+		defer st.Close()
+		s := testStandings(st)
+		accused := spiffeid.RequireFromString("spiffe://east.dev.example/node/a-sacrifice")
+		s.set = quarantine.NewSet(east, quarantine.Checks{Evidence: func(b []byte) (quarantine.Finding, error) {
+			return quarantine.Finding{Accused: accused, Class: "equivocation", Digest: [32]byte{b[0]}, Epoch: 2}, nil
+		}})
+		s.enforce = func(_ spiffeid.ID, e quarantine.Effects) (was severed) {
+			if e.CutSessions {
+				was.Links = 1
+			}
+			return was
+		}
+		for i, id := range []spiffeid.ID{accused, liar} {
+			accused = id
+			if _, _, err := s.evidence([]byte{byte(i)}, other); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, ok := s.lastCut(liar); ok {
+			t.Error("cut beyond the cap")
+		}
+		ctx, stop := context.WithCancel(t.Context())
+		go func() { _ = s.run(ctx) }()
+		time.Sleep(11 * time.Minute)
+		stop()
+		synctest.Wait()
+		was, ok := s.lastCut(liar)
+		if !ok || was.Links != 1 || was.Took > time.Second {
+			t.Errorf("%t %+v", ok, was)
+		}
+		leaves, err := st.Outbox(0, 10)
+		if err != nil || len(leaves) != 5 || !bytes.Contains(leaves[4].Body, []byte(was.String())) {
+			t.Errorf("%d leaves, %v: want two of each conviction and one of the cut", len(leaves), err)
+		}
+	})
 }

@@ -127,15 +127,19 @@ func (a *App) onFinding(proof []byte, f feed.Finding) {
 	}
 }
 
-// enforce makes the effects of a standing true everywhere at once.
-func (a *App) enforce(id spiffeid.ID, e quarantine.Effects) {
+// enforce makes the effects of a standing true everywhere at once, and tells what was live until then.
+func (a *App) enforce(id spiffeid.ID, e quarantine.Effects) (was severed) {
 	if id == a.cfg.Node && e.MinEpoch > a.creds.Now().InUse {
 		a.creds.WantAfresh() // released: the epochs so far are void
 	}
 	if e.CutSessions {
-		a.data.cut(id)
+		if _, linked := a.link.Conn(id); linked {
+			was.Links = 1
+		}
+		was.Tunnels, was.Connections = a.data.cut(id)
 	}
 	a.link.Recheck()
+	was.by = time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	var err error
@@ -148,6 +152,7 @@ func (a *App) enforce(id spiffeid.ID, e quarantine.Effects) {
 	if err != nil {
 		a.log.Error("enforce standing on the feed", "id", id, "err", err)
 	}
+	return was
 }
 
 // onMode hears that the autonomy lease ran out, or that the authority is back.

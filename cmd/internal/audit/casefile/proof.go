@@ -1,10 +1,13 @@
 package casefile
 
 import (
+	"crypto/ecdsa"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
 	"github.com/bailiwick-mesh/bailiwick/attest/trail"
 	"github.com/bailiwick-mesh/bailiwick/attest/trail/witness"
@@ -71,12 +74,17 @@ func (r Report) Judgement() Verdict {
 	return bad(fmt.Errorf("%w: %s", ErrNotGuilty, r.Proofs[0].Class))
 }
 
-// proof verifies evidence, of a feed or of a trail.
-func (k *checker) proof(b []byte) (Proof, error) {
+// proof verifies evidence by what the case file and the trust file vouch for.
+func (k *checker) proof(b []byte) (Proof, error) { return Explain(b, k.epochKey, k.authority) }
+
+// Explain verifies evidence, of a feed or of a trail, and tells what it shows. keys verifies epoch
+// certificates, authority gives the key of a region's authority. Errors are of the evidence: it
+// shows nothing.
+func Explain(b []byte, keys feed.KeyFunc, authority func(spiffeid.TrustDomain) (*ecdsa.PublicKey, error)) (Proof, error) {
 	if a, err := witness.ParseAccusation(b); err == nil {
-		return k.trailProof(a)
+		return trailProof(a, authority)
 	}
-	f, err := feed.VerifyProof(b, k.epochKey)
+	f, err := feed.VerifyProof(b, keys)
 	if err != nil {
 		return Proof{}, err
 	}
@@ -99,14 +107,14 @@ func (k *checker) proof(b []byte) (Proof, error) {
 	if key, index, ok := feed.ForeignKeyOf(b); ok {
 		p.Shown = append(p.Shown, fmt.Sprintf("op %d of it writes %s", index, key))
 	}
-	if against, why, ok := feed.AccusedFalsely(b, k.epochKey); ok {
+	if against, why, ok := feed.AccusedFalsely(b, keys); ok {
 		p.Shown = append(p.Shown, fmt.Sprintf("evidence in it is against %s, and false: %s", against, why))
 	}
 	return p, nil
 }
 
-func (k *checker) trailProof(a witness.Accusation) (Proof, error) {
-	owner, epoch, err := witnessing.Convict(a, k.authority)
+func trailProof(a witness.Accusation, authority func(spiffeid.TrustDomain) (*ecdsa.PublicKey, error)) (Proof, error) {
+	owner, epoch, err := witnessing.Convict(a, authority)
 	if err != nil {
 		return Proof{}, err
 	}

@@ -34,7 +34,7 @@ var phrases = map[string]string{
 	trail.StateRefuse.Name():       "refused record {seq} of {origin} from {relay}: {why}[, key {key}][: {detail}]",
 	trail.PeerFinding.Name():       "verified evidence against {accused}: {class}, epoch {epoch}, proof {digest}[, carried by {carried_by}]",
 	trail.PeerAccuse.Name():        "[accused {accused} of {class} until {until:time}: {what}][{withdrawn:if}took back that it accused {accused} of {class}]",
-	trail.PeerStanding.Name():      "{id} went from {from} to {to}[: {reason}]",
+	trail.PeerStanding.Name():      "{id} went from {from} to {to}[: {reason}][; {cut}]",
 	trail.PeerRelease.Name():       "[{release} was released, from epoch {epoch}: {reason}][, {repeat}][, approved by {approved_by}][{revocation} was revoked: {reason}][the state of {rollback} went back to {to}: {reason}]",
 	trail.PeerAppeal.Name():        "{appeal} appeals: {note}[, its machine {machine} quoted afresh before {by}]",
 	trail.AdminAction.Name():       "{action}[ by uid {uid}][ ({caller})][, rule {rule}][, decision {decision}]",

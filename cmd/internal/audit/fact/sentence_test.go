@@ -33,6 +33,8 @@ func TestSentences(t *testing.T) {
 		{trail.PeerRelease, map[string]any{"revocation": "spiffe://e.example/node/a", "reason": "stolen"}, "spiffe://e.example/node/a was revoked: stolen"},
 		{trail.PeerRelease, map[string]any{"rollback": "spiffe://e.example/node/a", "to": "record 40 of epoch 2, until epoch 4", "reason": "a bad push"},
 			"the state of spiffe://e.example/node/a went back to record 40 of epoch 2, until epoch 4: a bad push"},
+		{trail.PeerStanding, map[string]any{"id": "spiffe://e.example/node/a", "from": "ok", "to": "quarantined", "reason": "equivocation", "cut": "cut 1 link, the last after 2ms"},
+			"spiffe://e.example/node/a went from ok to quarantined: equivocation; cut 1 link, the last after 2ms"},
 		{trail.PeerAppeal, map[string]any{"appeal": "spiffe://e.example/node/a", "note": "a copy ran"}, "spiffe://e.example/node/a appeals: a copy ran"},
 		{trail.PeerAccuse, map[string]any{"accused": "spiffe://e.example/node/a", "class": "attestation-stale", "what": "silent for 30s", "until": int64(1795348800)},
 			"accused spiffe://e.example/node/a of attestation-stale until 2026-11-22T12:00:00Z: silent for 30s"},

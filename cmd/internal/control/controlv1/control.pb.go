@@ -2732,6 +2732,7 @@ type ShowCaseResponse struct {
 	Verdict       string                 `protobuf:"bytes,4,opt,name=verdict,proto3" json:"verdict,omitempty"` // of verifying again, in words
 	Story         []string               `protobuf:"bytes,5,rep,name=story,proto3" json:"story,omitempty"`     // the evidence, line by line
 	Evidence      []byte                 `protobuf:"bytes,6,opt,name=evidence,proto3" json:"evidence,omitempty"`
+	Events        []*CaseEvent           `protobuf:"bytes,7,rep,name=events,proto3" json:"events,omitempty"` // what this node saw and did, the oldest first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2808,6 +2809,66 @@ func (x *ShowCaseResponse) GetEvidence() []byte {
 	return nil
 }
 
+func (x *ShowCaseResponse) GetEvents() []*CaseEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+// CaseEvent is one thing that happened in a case, as one node has it.
+type CaseEvent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            *timestamppb.Timestamp `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	What          string                 `protobuf:"bytes,2,opt,name=what,proto3" json:"what,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CaseEvent) Reset() {
+	*x = CaseEvent{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CaseEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CaseEvent) ProtoMessage() {}
+
+func (x *CaseEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CaseEvent.ProtoReflect.Descriptor instead.
+func (*CaseEvent) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *CaseEvent) GetAt() *timestamppb.Timestamp {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *CaseEvent) GetWhat() string {
+	if x != nil {
+		return x.What
+	}
+	return ""
+}
+
 type ReleaseRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2822,7 +2883,7 @@ type ReleaseRequest struct {
 
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2834,7 +2895,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[33]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2847,7 +2908,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{33}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *ReleaseRequest) GetId() string {
@@ -2904,7 +2965,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2916,7 +2977,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[34]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2929,7 +2990,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{34}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ReleaseResponse) GetView() *View {
@@ -2969,7 +3030,7 @@ type AppealRequest struct {
 
 func (x *AppealRequest) Reset() {
 	*x = AppealRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2981,7 +3042,7 @@ func (x *AppealRequest) String() string {
 func (*AppealRequest) ProtoMessage() {}
 
 func (x *AppealRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[35]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2994,7 +3055,7 @@ func (x *AppealRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppealRequest.ProtoReflect.Descriptor instead.
 func (*AppealRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{35}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *AppealRequest) GetNote() string {
@@ -3013,7 +3074,7 @@ type AppealResponse struct {
 
 func (x *AppealResponse) Reset() {
 	*x = AppealResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3025,7 +3086,7 @@ func (x *AppealResponse) String() string {
 func (*AppealResponse) ProtoMessage() {}
 
 func (x *AppealResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[36]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3038,7 +3099,7 @@ func (x *AppealResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppealResponse.ProtoReflect.Descriptor instead.
 func (*AppealResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{36}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AppealResponse) GetView() *View {
@@ -3060,7 +3121,7 @@ type RollbackRequest struct {
 
 func (x *RollbackRequest) Reset() {
 	*x = RollbackRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3072,7 +3133,7 @@ func (x *RollbackRequest) String() string {
 func (*RollbackRequest) ProtoMessage() {}
 
 func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[37]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3085,7 +3146,7 @@ func (x *RollbackRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackRequest.ProtoReflect.Descriptor instead.
 func (*RollbackRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{37}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *RollbackRequest) GetOrigin() string {
@@ -3127,7 +3188,7 @@ type RollbackResponse struct {
 
 func (x *RollbackResponse) Reset() {
 	*x = RollbackResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3139,7 +3200,7 @@ func (x *RollbackResponse) String() string {
 func (*RollbackResponse) ProtoMessage() {}
 
 func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[38]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3152,7 +3213,7 @@ func (x *RollbackResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RollbackResponse.ProtoReflect.Descriptor instead.
 func (*RollbackResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{38}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *RollbackResponse) GetView() *View {
@@ -3186,7 +3247,7 @@ type RevokeRequest struct {
 
 func (x *RevokeRequest) Reset() {
 	*x = RevokeRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3198,7 +3259,7 @@ func (x *RevokeRequest) String() string {
 func (*RevokeRequest) ProtoMessage() {}
 
 func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[39]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3211,7 +3272,7 @@ func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{39}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RevokeRequest) GetId() string {
@@ -3239,7 +3300,7 @@ type RevokeResponse struct {
 
 func (x *RevokeResponse) Reset() {
 	*x = RevokeResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3251,7 +3312,7 @@ func (x *RevokeResponse) String() string {
 func (*RevokeResponse) ProtoMessage() {}
 
 func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3264,7 +3325,7 @@ func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{40}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *RevokeResponse) GetView() *View {
@@ -3297,7 +3358,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3309,7 +3370,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3322,7 +3383,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{41}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *WhyRequest) GetId() string {
@@ -3345,7 +3406,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3357,7 +3418,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3370,7 +3431,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{42}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *WhyResponse) GetView() *View {
@@ -3416,7 +3477,7 @@ type SealDecisionsRequest struct {
 
 func (x *SealDecisionsRequest) Reset() {
 	*x = SealDecisionsRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3428,7 +3489,7 @@ func (x *SealDecisionsRequest) String() string {
 func (*SealDecisionsRequest) ProtoMessage() {}
 
 func (x *SealDecisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3441,7 +3502,7 @@ func (x *SealDecisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealDecisionsRequest.ProtoReflect.Descriptor instead.
 func (*SealDecisionsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{43}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{44}
 }
 
 type SealDecisionsResponse struct {
@@ -3454,7 +3515,7 @@ type SealDecisionsResponse struct {
 
 func (x *SealDecisionsResponse) Reset() {
 	*x = SealDecisionsResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3466,7 +3527,7 @@ func (x *SealDecisionsResponse) String() string {
 func (*SealDecisionsResponse) ProtoMessage() {}
 
 func (x *SealDecisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3479,7 +3540,7 @@ func (x *SealDecisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealDecisionsResponse.ProtoReflect.Descriptor instead.
 func (*SealDecisionsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{44}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *SealDecisionsResponse) GetView() *View {
@@ -3509,7 +3570,7 @@ type ErasePayloadsRequest struct {
 
 func (x *ErasePayloadsRequest) Reset() {
 	*x = ErasePayloadsRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3521,7 +3582,7 @@ func (x *ErasePayloadsRequest) String() string {
 func (*ErasePayloadsRequest) ProtoMessage() {}
 
 func (x *ErasePayloadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3534,7 +3595,7 @@ func (x *ErasePayloadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasePayloadsRequest.ProtoReflect.Descriptor instead.
 func (*ErasePayloadsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{45}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ErasePayloadsRequest) GetSubject() string {
@@ -3584,7 +3645,7 @@ type ErasePayloadsResponse struct {
 
 func (x *ErasePayloadsResponse) Reset() {
 	*x = ErasePayloadsResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3596,7 +3657,7 @@ func (x *ErasePayloadsResponse) String() string {
 func (*ErasePayloadsResponse) ProtoMessage() {}
 
 func (x *ErasePayloadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3609,7 +3670,7 @@ func (x *ErasePayloadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasePayloadsResponse.ProtoReflect.Descriptor instead.
 func (*ErasePayloadsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{46}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ErasePayloadsResponse) GetView() *View {
@@ -3661,7 +3722,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3673,7 +3734,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3686,7 +3747,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{47}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Decision) GetId() string {
@@ -3791,7 +3852,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3803,7 +3864,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3816,7 +3877,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{48}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Verdict) GetLevel() string {
@@ -3849,7 +3910,7 @@ type ListAttestationsRequest struct {
 
 func (x *ListAttestationsRequest) Reset() {
 	*x = ListAttestationsRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3861,7 +3922,7 @@ func (x *ListAttestationsRequest) String() string {
 func (*ListAttestationsRequest) ProtoMessage() {}
 
 func (x *ListAttestationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3874,7 +3935,7 @@ func (x *ListAttestationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttestationsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttestationsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{49}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ListAttestationsRequest) GetNode() string {
@@ -3894,7 +3955,7 @@ type ListAttestationsResponse struct {
 
 func (x *ListAttestationsResponse) Reset() {
 	*x = ListAttestationsResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3906,7 +3967,7 @@ func (x *ListAttestationsResponse) String() string {
 func (*ListAttestationsResponse) ProtoMessage() {}
 
 func (x *ListAttestationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3919,7 +3980,7 @@ func (x *ListAttestationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttestationsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttestationsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{50}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListAttestationsResponse) GetView() *View {
@@ -3961,7 +4022,7 @@ type NodeAttestation struct {
 
 func (x *NodeAttestation) Reset() {
 	*x = NodeAttestation{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3973,7 +4034,7 @@ func (x *NodeAttestation) String() string {
 func (*NodeAttestation) ProtoMessage() {}
 
 func (x *NodeAttestation) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3986,7 +4047,7 @@ func (x *NodeAttestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAttestation.ProtoReflect.Descriptor instead.
 func (*NodeAttestation) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{51}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *NodeAttestation) GetSpiffeId() string {
@@ -4110,7 +4171,7 @@ type Digests struct {
 
 func (x *Digests) Reset() {
 	*x = Digests{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4122,7 +4183,7 @@ func (x *Digests) String() string {
 func (*Digests) ProtoMessage() {}
 
 func (x *Digests) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4135,7 +4196,7 @@ func (x *Digests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digests.ProtoReflect.Descriptor instead.
 func (*Digests) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{52}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Digests) GetSha256() []string {
@@ -4162,7 +4223,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4174,7 +4235,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4187,7 +4248,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{53}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *Check) GetRule() string {
@@ -4254,7 +4315,7 @@ type AttestRequest struct {
 
 func (x *AttestRequest) Reset() {
 	*x = AttestRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4266,7 +4327,7 @@ func (x *AttestRequest) String() string {
 func (*AttestRequest) ProtoMessage() {}
 
 func (x *AttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4279,7 +4340,7 @@ func (x *AttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestRequest.ProtoReflect.Descriptor instead.
 func (*AttestRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{54}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{55}
 }
 
 type AttestResponse struct {
@@ -4295,7 +4356,7 @@ type AttestResponse struct {
 
 func (x *AttestResponse) Reset() {
 	*x = AttestResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4307,7 +4368,7 @@ func (x *AttestResponse) String() string {
 func (*AttestResponse) ProtoMessage() {}
 
 func (x *AttestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4320,7 +4381,7 @@ func (x *AttestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestResponse.ProtoReflect.Descriptor instead.
 func (*AttestResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{55}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *AttestResponse) GetView() *View {
@@ -4366,7 +4427,7 @@ type ListEntriesRequest struct {
 
 func (x *ListEntriesRequest) Reset() {
 	*x = ListEntriesRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4378,7 +4439,7 @@ func (x *ListEntriesRequest) String() string {
 func (*ListEntriesRequest) ProtoMessage() {}
 
 func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4391,7 +4452,7 @@ func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{56}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{57}
 }
 
 type ListEntriesResponse struct {
@@ -4404,7 +4465,7 @@ type ListEntriesResponse struct {
 
 func (x *ListEntriesResponse) Reset() {
 	*x = ListEntriesResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4416,7 +4477,7 @@ func (x *ListEntriesResponse) String() string {
 func (*ListEntriesResponse) ProtoMessage() {}
 
 func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4429,7 +4490,7 @@ func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{57}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListEntriesResponse) GetView() *View {
@@ -4468,7 +4529,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4480,7 +4541,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4493,7 +4554,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{58}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *Entry) GetId() string {
@@ -4598,7 +4659,7 @@ type ApplyEntriesRequest struct {
 
 func (x *ApplyEntriesRequest) Reset() {
 	*x = ApplyEntriesRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4610,7 +4671,7 @@ func (x *ApplyEntriesRequest) String() string {
 func (*ApplyEntriesRequest) ProtoMessage() {}
 
 func (x *ApplyEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4623,7 +4684,7 @@ func (x *ApplyEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ApplyEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{59}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ApplyEntriesRequest) GetEntries() []*Entry {
@@ -4659,7 +4720,7 @@ type ApplyEntriesResponse struct {
 
 func (x *ApplyEntriesResponse) Reset() {
 	*x = ApplyEntriesResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4671,7 +4732,7 @@ func (x *ApplyEntriesResponse) String() string {
 func (*ApplyEntriesResponse) ProtoMessage() {}
 
 func (x *ApplyEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4684,7 +4745,7 @@ func (x *ApplyEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ApplyEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{60}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ApplyEntriesResponse) GetView() *View {
@@ -4726,7 +4787,7 @@ type EntryChange struct {
 
 func (x *EntryChange) Reset() {
 	*x = EntryChange{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4738,7 +4799,7 @@ func (x *EntryChange) String() string {
 func (*EntryChange) ProtoMessage() {}
 
 func (x *EntryChange) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4751,7 +4812,7 @@ func (x *EntryChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryChange.ProtoReflect.Descriptor instead.
 func (*EntryChange) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{61}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *EntryChange) GetAction() string {
@@ -4785,7 +4846,7 @@ type EntryRefusal struct {
 
 func (x *EntryRefusal) Reset() {
 	*x = EntryRefusal{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4797,7 +4858,7 @@ func (x *EntryRefusal) String() string {
 func (*EntryRefusal) ProtoMessage() {}
 
 func (x *EntryRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4810,7 +4871,7 @@ func (x *EntryRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryRefusal.ProtoReflect.Descriptor instead.
 func (*EntryRefusal) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{62}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *EntryRefusal) GetIndex() uint32 {
@@ -4836,7 +4897,7 @@ type DeleteEntryRequest struct {
 
 func (x *DeleteEntryRequest) Reset() {
 	*x = DeleteEntryRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4848,7 +4909,7 @@ func (x *DeleteEntryRequest) String() string {
 func (*DeleteEntryRequest) ProtoMessage() {}
 
 func (x *DeleteEntryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4861,7 +4922,7 @@ func (x *DeleteEntryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEntryRequest.ProtoReflect.Descriptor instead.
 func (*DeleteEntryRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{63}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *DeleteEntryRequest) GetId() string {
@@ -4881,7 +4942,7 @@ type DeleteEntryResponse struct {
 
 func (x *DeleteEntryResponse) Reset() {
 	*x = DeleteEntryResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4893,7 +4954,7 @@ func (x *DeleteEntryResponse) String() string {
 func (*DeleteEntryResponse) ProtoMessage() {}
 
 func (x *DeleteEntryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4906,7 +4967,7 @@ func (x *DeleteEntryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEntryResponse.ProtoReflect.Descriptor instead.
 func (*DeleteEntryResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{64}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *DeleteEntryResponse) GetView() *View {
@@ -4931,7 +4992,7 @@ type ListTrustRequest struct {
 
 func (x *ListTrustRequest) Reset() {
 	*x = ListTrustRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4943,7 +5004,7 @@ func (x *ListTrustRequest) String() string {
 func (*ListTrustRequest) ProtoMessage() {}
 
 func (x *ListTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4956,7 +5017,7 @@ func (x *ListTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTrustRequest.ProtoReflect.Descriptor instead.
 func (*ListTrustRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{65}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{66}
 }
 
 type ListTrustResponse struct {
@@ -4969,7 +5030,7 @@ type ListTrustResponse struct {
 
 func (x *ListTrustResponse) Reset() {
 	*x = ListTrustResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4981,7 +5042,7 @@ func (x *ListTrustResponse) String() string {
 func (*ListTrustResponse) ProtoMessage() {}
 
 func (x *ListTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4994,7 +5055,7 @@ func (x *ListTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTrustResponse.ProtoReflect.Descriptor instead.
 func (*ListTrustResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{66}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListTrustResponse) GetView() *View {
@@ -5032,7 +5093,7 @@ type TrustRecord struct {
 
 func (x *TrustRecord) Reset() {
 	*x = TrustRecord{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5044,7 +5105,7 @@ func (x *TrustRecord) String() string {
 func (*TrustRecord) ProtoMessage() {}
 
 func (x *TrustRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5057,7 +5118,7 @@ func (x *TrustRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustRecord.ProtoReflect.Descriptor instead.
 func (*TrustRecord) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{67}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *TrustRecord) GetRegion() string {
@@ -5159,7 +5220,7 @@ type TrustRoot struct {
 
 func (x *TrustRoot) Reset() {
 	*x = TrustRoot{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5171,7 +5232,7 @@ func (x *TrustRoot) String() string {
 func (*TrustRoot) ProtoMessage() {}
 
 func (x *TrustRoot) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5184,7 +5245,7 @@ func (x *TrustRoot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustRoot.ProtoReflect.Descriptor instead.
 func (*TrustRoot) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{68}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *TrustRoot) GetKind() string {
@@ -5248,7 +5309,7 @@ type ExportTrustRequest struct {
 
 func (x *ExportTrustRequest) Reset() {
 	*x = ExportTrustRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5260,7 +5321,7 @@ func (x *ExportTrustRequest) String() string {
 func (*ExportTrustRequest) ProtoMessage() {}
 
 func (x *ExportTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5273,7 +5334,7 @@ func (x *ExportTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportTrustRequest.ProtoReflect.Descriptor instead.
 func (*ExportTrustRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{69}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ExportTrustRequest) GetRegion() string {
@@ -5315,7 +5376,7 @@ type ExportTrustResponse struct {
 
 func (x *ExportTrustResponse) Reset() {
 	*x = ExportTrustResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5327,7 +5388,7 @@ func (x *ExportTrustResponse) String() string {
 func (*ExportTrustResponse) ProtoMessage() {}
 
 func (x *ExportTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5340,7 +5401,7 @@ func (x *ExportTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportTrustResponse.ProtoReflect.Descriptor instead.
 func (*ExportTrustResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{70}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *ExportTrustResponse) GetView() *View {
@@ -5373,7 +5434,7 @@ type ImportTrustRequest struct {
 
 func (x *ImportTrustRequest) Reset() {
 	*x = ImportTrustRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5385,7 +5446,7 @@ func (x *ImportTrustRequest) String() string {
 func (*ImportTrustRequest) ProtoMessage() {}
 
 func (x *ImportTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5398,7 +5459,7 @@ func (x *ImportTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportTrustRequest.ProtoReflect.Descriptor instead.
 func (*ImportTrustRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{71}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ImportTrustRequest) GetFile() []byte {
@@ -5418,7 +5479,7 @@ type ImportTrustResponse struct {
 
 func (x *ImportTrustResponse) Reset() {
 	*x = ImportTrustResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5430,7 +5491,7 @@ func (x *ImportTrustResponse) String() string {
 func (*ImportTrustResponse) ProtoMessage() {}
 
 func (x *ImportTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5443,7 +5504,7 @@ func (x *ImportTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportTrustResponse.ProtoReflect.Descriptor instead.
 func (*ImportTrustResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{72}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ImportTrustResponse) GetView() *View {
@@ -5470,7 +5531,7 @@ type TrustImport struct {
 
 func (x *TrustImport) Reset() {
 	*x = TrustImport{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5482,7 +5543,7 @@ func (x *TrustImport) String() string {
 func (*TrustImport) ProtoMessage() {}
 
 func (x *TrustImport) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5495,7 +5556,7 @@ func (x *TrustImport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustImport.ProtoReflect.Descriptor instead.
 func (*TrustImport) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{73}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *TrustImport) GetRecord() *TrustRecord {
@@ -5520,7 +5581,7 @@ type ExportDevIDRequest struct {
 
 func (x *ExportDevIDRequest) Reset() {
 	*x = ExportDevIDRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5532,7 +5593,7 @@ func (x *ExportDevIDRequest) String() string {
 func (*ExportDevIDRequest) ProtoMessage() {}
 
 func (x *ExportDevIDRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5545,7 +5606,7 @@ func (x *ExportDevIDRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportDevIDRequest.ProtoReflect.Descriptor instead.
 func (*ExportDevIDRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{74}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{75}
 }
 
 type ExportDevIDResponse struct {
@@ -5562,7 +5623,7 @@ type ExportDevIDResponse struct {
 
 func (x *ExportDevIDResponse) Reset() {
 	*x = ExportDevIDResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5574,7 +5635,7 @@ func (x *ExportDevIDResponse) String() string {
 func (*ExportDevIDResponse) ProtoMessage() {}
 
 func (x *ExportDevIDResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5587,7 +5648,7 @@ func (x *ExportDevIDResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportDevIDResponse.ProtoReflect.Descriptor instead.
 func (*ExportDevIDResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{75}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *ExportDevIDResponse) GetView() *View {
@@ -5642,7 +5703,7 @@ type PartitionRequest struct {
 
 func (x *PartitionRequest) Reset() {
 	*x = PartitionRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5654,7 +5715,7 @@ func (x *PartitionRequest) String() string {
 func (*PartitionRequest) ProtoMessage() {}
 
 func (x *PartitionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5667,7 +5728,7 @@ func (x *PartitionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionRequest.ProtoReflect.Descriptor instead.
 func (*PartitionRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{76}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *PartitionRequest) GetTrustDomain() string {
@@ -5693,7 +5754,7 @@ type PartitionResponse struct {
 
 func (x *PartitionResponse) Reset() {
 	*x = PartitionResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5705,7 +5766,7 @@ func (x *PartitionResponse) String() string {
 func (*PartitionResponse) ProtoMessage() {}
 
 func (x *PartitionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5718,7 +5779,7 @@ func (x *PartitionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionResponse.ProtoReflect.Descriptor instead.
 func (*PartitionResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{77}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *PartitionResponse) GetView() *View {
@@ -5738,7 +5799,7 @@ type ReachRequest struct {
 
 func (x *ReachRequest) Reset() {
 	*x = ReachRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5750,7 +5811,7 @@ func (x *ReachRequest) String() string {
 func (*ReachRequest) ProtoMessage() {}
 
 func (x *ReachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5763,7 +5824,7 @@ func (x *ReachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
 func (*ReachRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{78}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ReachRequest) GetService() string {
@@ -5791,7 +5852,7 @@ type ReachResponse struct {
 
 func (x *ReachResponse) Reset() {
 	*x = ReachResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5803,7 +5864,7 @@ func (x *ReachResponse) String() string {
 func (*ReachResponse) ProtoMessage() {}
 
 func (x *ReachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5816,7 +5877,7 @@ func (x *ReachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachResponse.ProtoReflect.Descriptor instead.
 func (*ReachResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{79}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ReachResponse) GetView() *View {
@@ -5851,7 +5912,7 @@ type StartShadowRequest struct {
 
 func (x *StartShadowRequest) Reset() {
 	*x = StartShadowRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5863,7 +5924,7 @@ func (x *StartShadowRequest) String() string {
 func (*StartShadowRequest) ProtoMessage() {}
 
 func (x *StartShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5876,7 +5937,7 @@ func (x *StartShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartShadowRequest.ProtoReflect.Descriptor instead.
 func (*StartShadowRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{80}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *StartShadowRequest) GetLevels() []*ShadowLevel {
@@ -5910,7 +5971,7 @@ type ShadowLevel struct {
 
 func (x *ShadowLevel) Reset() {
 	*x = ShadowLevel{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5922,7 +5983,7 @@ func (x *ShadowLevel) String() string {
 func (*ShadowLevel) ProtoMessage() {}
 
 func (x *ShadowLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5935,7 +5996,7 @@ func (x *ShadowLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowLevel.ProtoReflect.Descriptor instead.
 func (*ShadowLevel) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{81}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ShadowLevel) GetLevel() string {
@@ -5961,7 +6022,7 @@ type GetShadowRequest struct {
 
 func (x *GetShadowRequest) Reset() {
 	*x = GetShadowRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5973,7 +6034,7 @@ func (x *GetShadowRequest) String() string {
 func (*GetShadowRequest) ProtoMessage() {}
 
 func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5986,7 +6047,7 @@ func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowRequest.ProtoReflect.Descriptor instead.
 func (*GetShadowRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{82}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *GetShadowRequest) GetCandidate() bool {
@@ -6004,7 +6065,7 @@ type StopShadowRequest struct {
 
 func (x *StopShadowRequest) Reset() {
 	*x = StopShadowRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6016,7 +6077,7 @@ func (x *StopShadowRequest) String() string {
 func (*StopShadowRequest) ProtoMessage() {}
 
 func (x *StopShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6029,7 +6090,7 @@ func (x *StopShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopShadowRequest.ProtoReflect.Descriptor instead.
 func (*StopShadowRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{83}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{84}
 }
 
 type ShadowResponse struct {
@@ -6045,7 +6106,7 @@ type ShadowResponse struct {
 
 func (x *ShadowResponse) Reset() {
 	*x = ShadowResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6057,7 +6118,7 @@ func (x *ShadowResponse) String() string {
 func (*ShadowResponse) ProtoMessage() {}
 
 func (x *ShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6070,7 +6131,7 @@ func (x *ShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowResponse.ProtoReflect.Descriptor instead.
 func (*ShadowResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{84}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ShadowResponse) GetView() *View {
@@ -6126,7 +6187,7 @@ type ShadowStatus struct {
 
 func (x *ShadowStatus) Reset() {
 	*x = ShadowStatus{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6138,7 +6199,7 @@ func (x *ShadowStatus) String() string {
 func (*ShadowStatus) ProtoMessage() {}
 
 func (x *ShadowStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6151,7 +6212,7 @@ func (x *ShadowStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowStatus.ProtoReflect.Descriptor instead.
 func (*ShadowStatus) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{85}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *ShadowStatus) GetCandidate() string {
@@ -6484,14 +6545,18 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	" \x01(\tR\x06appeal\x126\n" +
 	"\bappealed\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bappealed\"!\n" +
 	"\x0fShowCaseRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"\xda\x01\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\"\x93\x02\n" +
 	"\x10ShowCaseResponse\x12.\n" +
 	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12.\n" +
 	"\x04case\x18\x02 \x01(\v2\x1a.bailiwick.control.v1.CaseR\x04case\x12\x1a\n" +
 	"\bverified\x18\x03 \x01(\bR\bverified\x12\x18\n" +
 	"\averdict\x18\x04 \x01(\tR\averdict\x12\x14\n" +
 	"\x05story\x18\x05 \x03(\tR\x05story\x12\x1a\n" +
-	"\bevidence\x18\x06 \x01(\fR\bevidence\"\xa7\x01\n" +
+	"\bevidence\x18\x06 \x01(\fR\bevidence\x127\n" +
+	"\x06events\x18\a \x03(\v2\x1f.bailiwick.control.v1.CaseEventR\x06events\"K\n" +
+	"\tCaseEvent\x12*\n" +
+	"\x02at\x18\x01 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\tR\x04what\"\xa7\x01\n" +
 	"\x0eReleaseRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x14\n" +
@@ -6799,7 +6864,7 @@ func file_cmd_internal_control_controlv1_control_proto_rawDescGZIP() []byte {
 	return file_cmd_internal_control_controlv1_control_proto_rawDescData
 }
 
-var file_cmd_internal_control_controlv1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
+var file_cmd_internal_control_controlv1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
 var file_cmd_internal_control_controlv1_control_proto_goTypes = []any{
 	(*View)(nil),                     // 0: bailiwick.control.v1.View
 	(*Debt)(nil),                     // 1: bailiwick.control.v1.Debt
@@ -6834,70 +6899,71 @@ var file_cmd_internal_control_controlv1_control_proto_goTypes = []any{
 	(*Case)(nil),                     // 30: bailiwick.control.v1.Case
 	(*ShowCaseRequest)(nil),          // 31: bailiwick.control.v1.ShowCaseRequest
 	(*ShowCaseResponse)(nil),         // 32: bailiwick.control.v1.ShowCaseResponse
-	(*ReleaseRequest)(nil),           // 33: bailiwick.control.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),          // 34: bailiwick.control.v1.ReleaseResponse
-	(*AppealRequest)(nil),            // 35: bailiwick.control.v1.AppealRequest
-	(*AppealResponse)(nil),           // 36: bailiwick.control.v1.AppealResponse
-	(*RollbackRequest)(nil),          // 37: bailiwick.control.v1.RollbackRequest
-	(*RollbackResponse)(nil),         // 38: bailiwick.control.v1.RollbackResponse
-	(*RevokeRequest)(nil),            // 39: bailiwick.control.v1.RevokeRequest
-	(*RevokeResponse)(nil),           // 40: bailiwick.control.v1.RevokeResponse
-	(*WhyRequest)(nil),               // 41: bailiwick.control.v1.WhyRequest
-	(*WhyResponse)(nil),              // 42: bailiwick.control.v1.WhyResponse
-	(*SealDecisionsRequest)(nil),     // 43: bailiwick.control.v1.SealDecisionsRequest
-	(*SealDecisionsResponse)(nil),    // 44: bailiwick.control.v1.SealDecisionsResponse
-	(*ErasePayloadsRequest)(nil),     // 45: bailiwick.control.v1.ErasePayloadsRequest
-	(*ErasePayloadsResponse)(nil),    // 46: bailiwick.control.v1.ErasePayloadsResponse
-	(*Decision)(nil),                 // 47: bailiwick.control.v1.Decision
-	(*Verdict)(nil),                  // 48: bailiwick.control.v1.Verdict
-	(*ListAttestationsRequest)(nil),  // 49: bailiwick.control.v1.ListAttestationsRequest
-	(*ListAttestationsResponse)(nil), // 50: bailiwick.control.v1.ListAttestationsResponse
-	(*NodeAttestation)(nil),          // 51: bailiwick.control.v1.NodeAttestation
-	(*Digests)(nil),                  // 52: bailiwick.control.v1.Digests
-	(*Check)(nil),                    // 53: bailiwick.control.v1.Check
-	(*AttestRequest)(nil),            // 54: bailiwick.control.v1.AttestRequest
-	(*AttestResponse)(nil),           // 55: bailiwick.control.v1.AttestResponse
-	(*ListEntriesRequest)(nil),       // 56: bailiwick.control.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil),      // 57: bailiwick.control.v1.ListEntriesResponse
-	(*Entry)(nil),                    // 58: bailiwick.control.v1.Entry
-	(*ApplyEntriesRequest)(nil),      // 59: bailiwick.control.v1.ApplyEntriesRequest
-	(*ApplyEntriesResponse)(nil),     // 60: bailiwick.control.v1.ApplyEntriesResponse
-	(*EntryChange)(nil),              // 61: bailiwick.control.v1.EntryChange
-	(*EntryRefusal)(nil),             // 62: bailiwick.control.v1.EntryRefusal
-	(*DeleteEntryRequest)(nil),       // 63: bailiwick.control.v1.DeleteEntryRequest
-	(*DeleteEntryResponse)(nil),      // 64: bailiwick.control.v1.DeleteEntryResponse
-	(*ListTrustRequest)(nil),         // 65: bailiwick.control.v1.ListTrustRequest
-	(*ListTrustResponse)(nil),        // 66: bailiwick.control.v1.ListTrustResponse
-	(*TrustRecord)(nil),              // 67: bailiwick.control.v1.TrustRecord
-	(*TrustRoot)(nil),                // 68: bailiwick.control.v1.TrustRoot
-	(*ExportTrustRequest)(nil),       // 69: bailiwick.control.v1.ExportTrustRequest
-	(*ExportTrustResponse)(nil),      // 70: bailiwick.control.v1.ExportTrustResponse
-	(*ImportTrustRequest)(nil),       // 71: bailiwick.control.v1.ImportTrustRequest
-	(*ImportTrustResponse)(nil),      // 72: bailiwick.control.v1.ImportTrustResponse
-	(*TrustImport)(nil),              // 73: bailiwick.control.v1.TrustImport
-	(*ExportDevIDRequest)(nil),       // 74: bailiwick.control.v1.ExportDevIDRequest
-	(*ExportDevIDResponse)(nil),      // 75: bailiwick.control.v1.ExportDevIDResponse
-	(*PartitionRequest)(nil),         // 76: bailiwick.control.v1.PartitionRequest
-	(*PartitionResponse)(nil),        // 77: bailiwick.control.v1.PartitionResponse
-	(*ReachRequest)(nil),             // 78: bailiwick.control.v1.ReachRequest
-	(*ReachResponse)(nil),            // 79: bailiwick.control.v1.ReachResponse
-	(*StartShadowRequest)(nil),       // 80: bailiwick.control.v1.StartShadowRequest
-	(*ShadowLevel)(nil),              // 81: bailiwick.control.v1.ShadowLevel
-	(*GetShadowRequest)(nil),         // 82: bailiwick.control.v1.GetShadowRequest
-	(*StopShadowRequest)(nil),        // 83: bailiwick.control.v1.StopShadowRequest
-	(*ShadowResponse)(nil),           // 84: bailiwick.control.v1.ShadowResponse
-	(*ShadowStatus)(nil),             // 85: bailiwick.control.v1.ShadowStatus
-	nil,                              // 86: bailiwick.control.v1.Debt.RegionsEntry
-	nil,                              // 87: bailiwick.control.v1.RegionSummary.NodesEntry
-	nil,                              // 88: bailiwick.control.v1.NodeAttestation.PcrsEntry
-	nil,                              // 89: bailiwick.control.v1.NodeAttestation.DigestsEntry
-	(*timestamppb.Timestamp)(nil),    // 90: google.protobuf.Timestamp
+	(*CaseEvent)(nil),                // 33: bailiwick.control.v1.CaseEvent
+	(*ReleaseRequest)(nil),           // 34: bailiwick.control.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),          // 35: bailiwick.control.v1.ReleaseResponse
+	(*AppealRequest)(nil),            // 36: bailiwick.control.v1.AppealRequest
+	(*AppealResponse)(nil),           // 37: bailiwick.control.v1.AppealResponse
+	(*RollbackRequest)(nil),          // 38: bailiwick.control.v1.RollbackRequest
+	(*RollbackResponse)(nil),         // 39: bailiwick.control.v1.RollbackResponse
+	(*RevokeRequest)(nil),            // 40: bailiwick.control.v1.RevokeRequest
+	(*RevokeResponse)(nil),           // 41: bailiwick.control.v1.RevokeResponse
+	(*WhyRequest)(nil),               // 42: bailiwick.control.v1.WhyRequest
+	(*WhyResponse)(nil),              // 43: bailiwick.control.v1.WhyResponse
+	(*SealDecisionsRequest)(nil),     // 44: bailiwick.control.v1.SealDecisionsRequest
+	(*SealDecisionsResponse)(nil),    // 45: bailiwick.control.v1.SealDecisionsResponse
+	(*ErasePayloadsRequest)(nil),     // 46: bailiwick.control.v1.ErasePayloadsRequest
+	(*ErasePayloadsResponse)(nil),    // 47: bailiwick.control.v1.ErasePayloadsResponse
+	(*Decision)(nil),                 // 48: bailiwick.control.v1.Decision
+	(*Verdict)(nil),                  // 49: bailiwick.control.v1.Verdict
+	(*ListAttestationsRequest)(nil),  // 50: bailiwick.control.v1.ListAttestationsRequest
+	(*ListAttestationsResponse)(nil), // 51: bailiwick.control.v1.ListAttestationsResponse
+	(*NodeAttestation)(nil),          // 52: bailiwick.control.v1.NodeAttestation
+	(*Digests)(nil),                  // 53: bailiwick.control.v1.Digests
+	(*Check)(nil),                    // 54: bailiwick.control.v1.Check
+	(*AttestRequest)(nil),            // 55: bailiwick.control.v1.AttestRequest
+	(*AttestResponse)(nil),           // 56: bailiwick.control.v1.AttestResponse
+	(*ListEntriesRequest)(nil),       // 57: bailiwick.control.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),      // 58: bailiwick.control.v1.ListEntriesResponse
+	(*Entry)(nil),                    // 59: bailiwick.control.v1.Entry
+	(*ApplyEntriesRequest)(nil),      // 60: bailiwick.control.v1.ApplyEntriesRequest
+	(*ApplyEntriesResponse)(nil),     // 61: bailiwick.control.v1.ApplyEntriesResponse
+	(*EntryChange)(nil),              // 62: bailiwick.control.v1.EntryChange
+	(*EntryRefusal)(nil),             // 63: bailiwick.control.v1.EntryRefusal
+	(*DeleteEntryRequest)(nil),       // 64: bailiwick.control.v1.DeleteEntryRequest
+	(*DeleteEntryResponse)(nil),      // 65: bailiwick.control.v1.DeleteEntryResponse
+	(*ListTrustRequest)(nil),         // 66: bailiwick.control.v1.ListTrustRequest
+	(*ListTrustResponse)(nil),        // 67: bailiwick.control.v1.ListTrustResponse
+	(*TrustRecord)(nil),              // 68: bailiwick.control.v1.TrustRecord
+	(*TrustRoot)(nil),                // 69: bailiwick.control.v1.TrustRoot
+	(*ExportTrustRequest)(nil),       // 70: bailiwick.control.v1.ExportTrustRequest
+	(*ExportTrustResponse)(nil),      // 71: bailiwick.control.v1.ExportTrustResponse
+	(*ImportTrustRequest)(nil),       // 72: bailiwick.control.v1.ImportTrustRequest
+	(*ImportTrustResponse)(nil),      // 73: bailiwick.control.v1.ImportTrustResponse
+	(*TrustImport)(nil),              // 74: bailiwick.control.v1.TrustImport
+	(*ExportDevIDRequest)(nil),       // 75: bailiwick.control.v1.ExportDevIDRequest
+	(*ExportDevIDResponse)(nil),      // 76: bailiwick.control.v1.ExportDevIDResponse
+	(*PartitionRequest)(nil),         // 77: bailiwick.control.v1.PartitionRequest
+	(*PartitionResponse)(nil),        // 78: bailiwick.control.v1.PartitionResponse
+	(*ReachRequest)(nil),             // 79: bailiwick.control.v1.ReachRequest
+	(*ReachResponse)(nil),            // 80: bailiwick.control.v1.ReachResponse
+	(*StartShadowRequest)(nil),       // 81: bailiwick.control.v1.StartShadowRequest
+	(*ShadowLevel)(nil),              // 82: bailiwick.control.v1.ShadowLevel
+	(*GetShadowRequest)(nil),         // 83: bailiwick.control.v1.GetShadowRequest
+	(*StopShadowRequest)(nil),        // 84: bailiwick.control.v1.StopShadowRequest
+	(*ShadowResponse)(nil),           // 85: bailiwick.control.v1.ShadowResponse
+	(*ShadowStatus)(nil),             // 86: bailiwick.control.v1.ShadowStatus
+	nil,                              // 87: bailiwick.control.v1.Debt.RegionsEntry
+	nil,                              // 88: bailiwick.control.v1.RegionSummary.NodesEntry
+	nil,                              // 89: bailiwick.control.v1.NodeAttestation.PcrsEntry
+	nil,                              // 90: bailiwick.control.v1.NodeAttestation.DigestsEntry
+	(*timestamppb.Timestamp)(nil),    // 91: google.protobuf.Timestamp
 }
 var file_cmd_internal_control_controlv1_control_proto_depIdxs = []int32{
-	90,  // 0: bailiwick.control.v1.View.as_of:type_name -> google.protobuf.Timestamp
+	91,  // 0: bailiwick.control.v1.View.as_of:type_name -> google.protobuf.Timestamp
 	1,   // 1: bailiwick.control.v1.View.debt:type_name -> bailiwick.control.v1.Debt
 	3,   // 2: bailiwick.control.v1.View.lease:type_name -> bailiwick.control.v1.Lease
-	86,  // 3: bailiwick.control.v1.Debt.regions:type_name -> bailiwick.control.v1.Debt.RegionsEntry
+	87,  // 3: bailiwick.control.v1.Debt.regions:type_name -> bailiwick.control.v1.Debt.RegionsEntry
 	0,   // 4: bailiwick.control.v1.StatusResponse.view:type_name -> bailiwick.control.v1.View
 	6,   // 5: bailiwick.control.v1.StatusResponse.self:type_name -> bailiwick.control.v1.NodeStatus
 	25,  // 6: bailiwick.control.v1.StatusResponse.peers:type_name -> bailiwick.control.v1.PeerStatus
@@ -6907,151 +6973,153 @@ var file_cmd_internal_control_controlv1_control_proto_depIdxs = []int32{
 	9,   // 10: bailiwick.control.v1.NodeStatus.feed:type_name -> bailiwick.control.v1.Feed
 	10,  // 11: bailiwick.control.v1.NodeStatus.policy:type_name -> bailiwick.control.v1.Policy
 	21,  // 12: bailiwick.control.v1.NodeStatus.trail:type_name -> bailiwick.control.v1.Trail
-	90,  // 13: bailiwick.control.v1.Identity.svid_expires:type_name -> google.protobuf.Timestamp
-	90,  // 14: bailiwick.control.v1.Identity.epoch_expires:type_name -> google.protobuf.Timestamp
+	91,  // 13: bailiwick.control.v1.Identity.svid_expires:type_name -> google.protobuf.Timestamp
+	91,  // 14: bailiwick.control.v1.Identity.epoch_expires:type_name -> google.protobuf.Timestamp
 	8,   // 15: bailiwick.control.v1.Identity.attestation:type_name -> bailiwick.control.v1.Attestation
 	13,  // 16: bailiwick.control.v1.Policy.levels:type_name -> bailiwick.control.v1.PolicyLevel
 	14,  // 17: bailiwick.control.v1.Policy.drift:type_name -> bailiwick.control.v1.PolicyDrift
 	15,  // 18: bailiwick.control.v1.Policy.waiting:type_name -> bailiwick.control.v1.SignedPolicy
 	15,  // 19: bailiwick.control.v1.Policy.refused:type_name -> bailiwick.control.v1.SignedPolicy
-	85,  // 20: bailiwick.control.v1.Policy.shadow:type_name -> bailiwick.control.v1.ShadowStatus
+	86,  // 20: bailiwick.control.v1.Policy.shadow:type_name -> bailiwick.control.v1.ShadowStatus
 	12,  // 21: bailiwick.control.v1.Policy.rollouts:type_name -> bailiwick.control.v1.Rollout
 	11,  // 22: bailiwick.control.v1.Policy.decisions:type_name -> bailiwick.control.v1.DecisionLog
-	90,  // 23: bailiwick.control.v1.Rollout.since:type_name -> google.protobuf.Timestamp
-	90,  // 24: bailiwick.control.v1.PolicyLevel.not_after:type_name -> google.protobuf.Timestamp
-	90,  // 25: bailiwick.control.v1.SignedPolicy.not_before:type_name -> google.protobuf.Timestamp
-	90,  // 26: bailiwick.control.v1.SignedPolicy.not_after:type_name -> google.protobuf.Timestamp
+	91,  // 23: bailiwick.control.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	91,  // 24: bailiwick.control.v1.PolicyLevel.not_after:type_name -> google.protobuf.Timestamp
+	91,  // 25: bailiwick.control.v1.SignedPolicy.not_before:type_name -> google.protobuf.Timestamp
+	91,  // 26: bailiwick.control.v1.SignedPolicy.not_after:type_name -> google.protobuf.Timestamp
 	0,   // 27: bailiwick.control.v1.ListPoliciesResponse.view:type_name -> bailiwick.control.v1.View
 	15,  // 28: bailiwick.control.v1.ListPoliciesResponse.items:type_name -> bailiwick.control.v1.SignedPolicy
 	16,  // 29: bailiwick.control.v1.ListPoliciesResponse.nodes:type_name -> bailiwick.control.v1.NodePolicy
 	0,   // 30: bailiwick.control.v1.PublishPolicyResponse.view:type_name -> bailiwick.control.v1.View
 	15,  // 31: bailiwick.control.v1.PublishPolicyResponse.policy:type_name -> bailiwick.control.v1.SignedPolicy
-	90,  // 32: bailiwick.control.v1.Trail.at:type_name -> google.protobuf.Timestamp
-	90,  // 33: bailiwick.control.v1.Trail.witnessed_at:type_name -> google.protobuf.Timestamp
+	91,  // 32: bailiwick.control.v1.Trail.at:type_name -> google.protobuf.Timestamp
+	91,  // 33: bailiwick.control.v1.Trail.witnessed_at:type_name -> google.protobuf.Timestamp
 	22,  // 34: bailiwick.control.v1.Trail.custody:type_name -> bailiwick.control.v1.Custody
 	23,  // 35: bailiwick.control.v1.Custody.custodians:type_name -> bailiwick.control.v1.Custodian
 	24,  // 36: bailiwick.control.v1.Custody.holds:type_name -> bailiwick.control.v1.HeldCopy
-	90,  // 37: bailiwick.control.v1.Custodian.heard:type_name -> google.protobuf.Timestamp
+	91,  // 37: bailiwick.control.v1.Custodian.heard:type_name -> google.protobuf.Timestamp
 	8,   // 38: bailiwick.control.v1.PeerStatus.attestation:type_name -> bailiwick.control.v1.Attestation
 	16,  // 39: bailiwick.control.v1.PeerStatus.policy:type_name -> bailiwick.control.v1.NodePolicy
-	90,  // 40: bailiwick.control.v1.RegionSummary.at:type_name -> google.protobuf.Timestamp
-	87,  // 41: bailiwick.control.v1.RegionSummary.nodes:type_name -> bailiwick.control.v1.RegionSummary.NodesEntry
+	91,  // 40: bailiwick.control.v1.RegionSummary.at:type_name -> google.protobuf.Timestamp
+	88,  // 41: bailiwick.control.v1.RegionSummary.nodes:type_name -> bailiwick.control.v1.RegionSummary.NodesEntry
 	27,  // 42: bailiwick.control.v1.RegionSummary.services:type_name -> bailiwick.control.v1.Service
 	0,   // 43: bailiwick.control.v1.ListCasesResponse.view:type_name -> bailiwick.control.v1.View
 	30,  // 44: bailiwick.control.v1.ListCasesResponse.cases:type_name -> bailiwick.control.v1.Case
-	90,  // 45: bailiwick.control.v1.Case.since:type_name -> google.protobuf.Timestamp
-	90,  // 46: bailiwick.control.v1.Case.appealed:type_name -> google.protobuf.Timestamp
+	91,  // 45: bailiwick.control.v1.Case.since:type_name -> google.protobuf.Timestamp
+	91,  // 46: bailiwick.control.v1.Case.appealed:type_name -> google.protobuf.Timestamp
 	0,   // 47: bailiwick.control.v1.ShowCaseResponse.view:type_name -> bailiwick.control.v1.View
 	30,  // 48: bailiwick.control.v1.ShowCaseResponse.case:type_name -> bailiwick.control.v1.Case
-	0,   // 49: bailiwick.control.v1.ReleaseResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 50: bailiwick.control.v1.AppealResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 51: bailiwick.control.v1.RollbackResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 52: bailiwick.control.v1.RevokeResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 53: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
-	47,  // 54: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
-	0,   // 55: bailiwick.control.v1.SealDecisionsResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 56: bailiwick.control.v1.ErasePayloadsResponse.view:type_name -> bailiwick.control.v1.View
-	90,  // 57: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
-	48,  // 58: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
-	0,   // 59: bailiwick.control.v1.ListAttestationsResponse.view:type_name -> bailiwick.control.v1.View
-	51,  // 60: bailiwick.control.v1.ListAttestationsResponse.items:type_name -> bailiwick.control.v1.NodeAttestation
-	8,   // 61: bailiwick.control.v1.NodeAttestation.attestation:type_name -> bailiwick.control.v1.Attestation
-	88,  // 62: bailiwick.control.v1.NodeAttestation.pcrs:type_name -> bailiwick.control.v1.NodeAttestation.PcrsEntry
-	89,  // 63: bailiwick.control.v1.NodeAttestation.digests:type_name -> bailiwick.control.v1.NodeAttestation.DigestsEntry
-	90,  // 64: bailiwick.control.v1.NodeAttestation.endorsement_expires:type_name -> google.protobuf.Timestamp
-	53,  // 65: bailiwick.control.v1.NodeAttestation.checks:type_name -> bailiwick.control.v1.Check
-	0,   // 66: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
-	90,  // 67: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
-	0,   // 68: bailiwick.control.v1.ListEntriesResponse.view:type_name -> bailiwick.control.v1.View
-	58,  // 69: bailiwick.control.v1.ListEntriesResponse.items:type_name -> bailiwick.control.v1.Entry
-	90,  // 70: bailiwick.control.v1.Entry.expires:type_name -> google.protobuf.Timestamp
-	58,  // 71: bailiwick.control.v1.ApplyEntriesRequest.entries:type_name -> bailiwick.control.v1.Entry
-	0,   // 72: bailiwick.control.v1.ApplyEntriesResponse.view:type_name -> bailiwick.control.v1.View
-	61,  // 73: bailiwick.control.v1.ApplyEntriesResponse.changes:type_name -> bailiwick.control.v1.EntryChange
-	62,  // 74: bailiwick.control.v1.ApplyEntriesResponse.refusals:type_name -> bailiwick.control.v1.EntryRefusal
-	58,  // 75: bailiwick.control.v1.EntryChange.entry:type_name -> bailiwick.control.v1.Entry
-	58,  // 76: bailiwick.control.v1.EntryChange.before:type_name -> bailiwick.control.v1.Entry
-	0,   // 77: bailiwick.control.v1.DeleteEntryResponse.view:type_name -> bailiwick.control.v1.View
-	58,  // 78: bailiwick.control.v1.DeleteEntryResponse.entry:type_name -> bailiwick.control.v1.Entry
-	0,   // 79: bailiwick.control.v1.ListTrustResponse.view:type_name -> bailiwick.control.v1.View
-	67,  // 80: bailiwick.control.v1.ListTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
-	90,  // 81: bailiwick.control.v1.TrustRecord.not_before:type_name -> google.protobuf.Timestamp
-	90,  // 82: bailiwick.control.v1.TrustRecord.not_after:type_name -> google.protobuf.Timestamp
-	68,  // 83: bailiwick.control.v1.TrustRecord.roots:type_name -> bailiwick.control.v1.TrustRoot
-	90,  // 84: bailiwick.control.v1.TrustRoot.not_after:type_name -> google.protobuf.Timestamp
-	0,   // 85: bailiwick.control.v1.ExportTrustResponse.view:type_name -> bailiwick.control.v1.View
-	67,  // 86: bailiwick.control.v1.ExportTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
-	0,   // 87: bailiwick.control.v1.ImportTrustResponse.view:type_name -> bailiwick.control.v1.View
-	73,  // 88: bailiwick.control.v1.ImportTrustResponse.items:type_name -> bailiwick.control.v1.TrustImport
-	67,  // 89: bailiwick.control.v1.TrustImport.record:type_name -> bailiwick.control.v1.TrustRecord
-	0,   // 90: bailiwick.control.v1.ExportDevIDResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 91: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 92: bailiwick.control.v1.ReachResponse.view:type_name -> bailiwick.control.v1.View
-	81,  // 93: bailiwick.control.v1.StartShadowRequest.levels:type_name -> bailiwick.control.v1.ShadowLevel
-	0,   // 94: bailiwick.control.v1.ShadowResponse.view:type_name -> bailiwick.control.v1.View
-	85,  // 95: bailiwick.control.v1.ShadowResponse.shadow:type_name -> bailiwick.control.v1.ShadowStatus
-	81,  // 96: bailiwick.control.v1.ShadowResponse.levels:type_name -> bailiwick.control.v1.ShadowLevel
-	90,  // 97: bailiwick.control.v1.ShadowStatus.started:type_name -> google.protobuf.Timestamp
-	90,  // 98: bailiwick.control.v1.ShadowStatus.since:type_name -> google.protobuf.Timestamp
-	2,   // 99: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
-	52,  // 100: bailiwick.control.v1.NodeAttestation.DigestsEntry.value:type_name -> bailiwick.control.v1.Digests
-	4,   // 101: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
-	28,  // 102: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
-	31,  // 103: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
-	33,  // 104: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
-	35,  // 105: bailiwick.control.v1.Control.Appeal:input_type -> bailiwick.control.v1.AppealRequest
-	37,  // 106: bailiwick.control.v1.Control.Rollback:input_type -> bailiwick.control.v1.RollbackRequest
-	39,  // 107: bailiwick.control.v1.Control.Revoke:input_type -> bailiwick.control.v1.RevokeRequest
-	41,  // 108: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
-	43,  // 109: bailiwick.control.v1.Control.SealDecisions:input_type -> bailiwick.control.v1.SealDecisionsRequest
-	45,  // 110: bailiwick.control.v1.Control.ErasePayloads:input_type -> bailiwick.control.v1.ErasePayloadsRequest
-	49,  // 111: bailiwick.control.v1.Control.ListAttestations:input_type -> bailiwick.control.v1.ListAttestationsRequest
-	54,  // 112: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
-	56,  // 113: bailiwick.control.v1.Control.ListEntries:input_type -> bailiwick.control.v1.ListEntriesRequest
-	59,  // 114: bailiwick.control.v1.Control.ApplyEntries:input_type -> bailiwick.control.v1.ApplyEntriesRequest
-	63,  // 115: bailiwick.control.v1.Control.DeleteEntry:input_type -> bailiwick.control.v1.DeleteEntryRequest
-	65,  // 116: bailiwick.control.v1.Control.ListTrust:input_type -> bailiwick.control.v1.ListTrustRequest
-	69,  // 117: bailiwick.control.v1.Control.ExportTrust:input_type -> bailiwick.control.v1.ExportTrustRequest
-	71,  // 118: bailiwick.control.v1.Control.ImportTrust:input_type -> bailiwick.control.v1.ImportTrustRequest
-	17,  // 119: bailiwick.control.v1.Control.ListPolicies:input_type -> bailiwick.control.v1.ListPoliciesRequest
-	19,  // 120: bailiwick.control.v1.Control.PublishPolicy:input_type -> bailiwick.control.v1.PublishPolicyRequest
-	74,  // 121: bailiwick.control.v1.Control.ExportDevID:input_type -> bailiwick.control.v1.ExportDevIDRequest
-	78,  // 122: bailiwick.control.v1.Control.Reach:input_type -> bailiwick.control.v1.ReachRequest
-	80,  // 123: bailiwick.control.v1.Control.StartShadow:input_type -> bailiwick.control.v1.StartShadowRequest
-	82,  // 124: bailiwick.control.v1.Control.GetShadow:input_type -> bailiwick.control.v1.GetShadowRequest
-	83,  // 125: bailiwick.control.v1.Control.StopShadow:input_type -> bailiwick.control.v1.StopShadowRequest
-	76,  // 126: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
-	5,   // 127: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
-	29,  // 128: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
-	32,  // 129: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
-	34,  // 130: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
-	36,  // 131: bailiwick.control.v1.Control.Appeal:output_type -> bailiwick.control.v1.AppealResponse
-	38,  // 132: bailiwick.control.v1.Control.Rollback:output_type -> bailiwick.control.v1.RollbackResponse
-	40,  // 133: bailiwick.control.v1.Control.Revoke:output_type -> bailiwick.control.v1.RevokeResponse
-	42,  // 134: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
-	44,  // 135: bailiwick.control.v1.Control.SealDecisions:output_type -> bailiwick.control.v1.SealDecisionsResponse
-	46,  // 136: bailiwick.control.v1.Control.ErasePayloads:output_type -> bailiwick.control.v1.ErasePayloadsResponse
-	50,  // 137: bailiwick.control.v1.Control.ListAttestations:output_type -> bailiwick.control.v1.ListAttestationsResponse
-	55,  // 138: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
-	57,  // 139: bailiwick.control.v1.Control.ListEntries:output_type -> bailiwick.control.v1.ListEntriesResponse
-	60,  // 140: bailiwick.control.v1.Control.ApplyEntries:output_type -> bailiwick.control.v1.ApplyEntriesResponse
-	64,  // 141: bailiwick.control.v1.Control.DeleteEntry:output_type -> bailiwick.control.v1.DeleteEntryResponse
-	66,  // 142: bailiwick.control.v1.Control.ListTrust:output_type -> bailiwick.control.v1.ListTrustResponse
-	70,  // 143: bailiwick.control.v1.Control.ExportTrust:output_type -> bailiwick.control.v1.ExportTrustResponse
-	72,  // 144: bailiwick.control.v1.Control.ImportTrust:output_type -> bailiwick.control.v1.ImportTrustResponse
-	18,  // 145: bailiwick.control.v1.Control.ListPolicies:output_type -> bailiwick.control.v1.ListPoliciesResponse
-	20,  // 146: bailiwick.control.v1.Control.PublishPolicy:output_type -> bailiwick.control.v1.PublishPolicyResponse
-	75,  // 147: bailiwick.control.v1.Control.ExportDevID:output_type -> bailiwick.control.v1.ExportDevIDResponse
-	79,  // 148: bailiwick.control.v1.Control.Reach:output_type -> bailiwick.control.v1.ReachResponse
-	84,  // 149: bailiwick.control.v1.Control.StartShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	84,  // 150: bailiwick.control.v1.Control.GetShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	84,  // 151: bailiwick.control.v1.Control.StopShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	77,  // 152: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
-	127, // [127:153] is the sub-list for method output_type
-	101, // [101:127] is the sub-list for method input_type
-	101, // [101:101] is the sub-list for extension type_name
-	101, // [101:101] is the sub-list for extension extendee
-	0,   // [0:101] is the sub-list for field type_name
+	33,  // 49: bailiwick.control.v1.ShowCaseResponse.events:type_name -> bailiwick.control.v1.CaseEvent
+	91,  // 50: bailiwick.control.v1.CaseEvent.at:type_name -> google.protobuf.Timestamp
+	0,   // 51: bailiwick.control.v1.ReleaseResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 52: bailiwick.control.v1.AppealResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 53: bailiwick.control.v1.RollbackResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 54: bailiwick.control.v1.RevokeResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 55: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
+	48,  // 56: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
+	0,   // 57: bailiwick.control.v1.SealDecisionsResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 58: bailiwick.control.v1.ErasePayloadsResponse.view:type_name -> bailiwick.control.v1.View
+	91,  // 59: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
+	49,  // 60: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
+	0,   // 61: bailiwick.control.v1.ListAttestationsResponse.view:type_name -> bailiwick.control.v1.View
+	52,  // 62: bailiwick.control.v1.ListAttestationsResponse.items:type_name -> bailiwick.control.v1.NodeAttestation
+	8,   // 63: bailiwick.control.v1.NodeAttestation.attestation:type_name -> bailiwick.control.v1.Attestation
+	89,  // 64: bailiwick.control.v1.NodeAttestation.pcrs:type_name -> bailiwick.control.v1.NodeAttestation.PcrsEntry
+	90,  // 65: bailiwick.control.v1.NodeAttestation.digests:type_name -> bailiwick.control.v1.NodeAttestation.DigestsEntry
+	91,  // 66: bailiwick.control.v1.NodeAttestation.endorsement_expires:type_name -> google.protobuf.Timestamp
+	54,  // 67: bailiwick.control.v1.NodeAttestation.checks:type_name -> bailiwick.control.v1.Check
+	0,   // 68: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
+	91,  // 69: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
+	0,   // 70: bailiwick.control.v1.ListEntriesResponse.view:type_name -> bailiwick.control.v1.View
+	59,  // 71: bailiwick.control.v1.ListEntriesResponse.items:type_name -> bailiwick.control.v1.Entry
+	91,  // 72: bailiwick.control.v1.Entry.expires:type_name -> google.protobuf.Timestamp
+	59,  // 73: bailiwick.control.v1.ApplyEntriesRequest.entries:type_name -> bailiwick.control.v1.Entry
+	0,   // 74: bailiwick.control.v1.ApplyEntriesResponse.view:type_name -> bailiwick.control.v1.View
+	62,  // 75: bailiwick.control.v1.ApplyEntriesResponse.changes:type_name -> bailiwick.control.v1.EntryChange
+	63,  // 76: bailiwick.control.v1.ApplyEntriesResponse.refusals:type_name -> bailiwick.control.v1.EntryRefusal
+	59,  // 77: bailiwick.control.v1.EntryChange.entry:type_name -> bailiwick.control.v1.Entry
+	59,  // 78: bailiwick.control.v1.EntryChange.before:type_name -> bailiwick.control.v1.Entry
+	0,   // 79: bailiwick.control.v1.DeleteEntryResponse.view:type_name -> bailiwick.control.v1.View
+	59,  // 80: bailiwick.control.v1.DeleteEntryResponse.entry:type_name -> bailiwick.control.v1.Entry
+	0,   // 81: bailiwick.control.v1.ListTrustResponse.view:type_name -> bailiwick.control.v1.View
+	68,  // 82: bailiwick.control.v1.ListTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
+	91,  // 83: bailiwick.control.v1.TrustRecord.not_before:type_name -> google.protobuf.Timestamp
+	91,  // 84: bailiwick.control.v1.TrustRecord.not_after:type_name -> google.protobuf.Timestamp
+	69,  // 85: bailiwick.control.v1.TrustRecord.roots:type_name -> bailiwick.control.v1.TrustRoot
+	91,  // 86: bailiwick.control.v1.TrustRoot.not_after:type_name -> google.protobuf.Timestamp
+	0,   // 87: bailiwick.control.v1.ExportTrustResponse.view:type_name -> bailiwick.control.v1.View
+	68,  // 88: bailiwick.control.v1.ExportTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
+	0,   // 89: bailiwick.control.v1.ImportTrustResponse.view:type_name -> bailiwick.control.v1.View
+	74,  // 90: bailiwick.control.v1.ImportTrustResponse.items:type_name -> bailiwick.control.v1.TrustImport
+	68,  // 91: bailiwick.control.v1.TrustImport.record:type_name -> bailiwick.control.v1.TrustRecord
+	0,   // 92: bailiwick.control.v1.ExportDevIDResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 93: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 94: bailiwick.control.v1.ReachResponse.view:type_name -> bailiwick.control.v1.View
+	82,  // 95: bailiwick.control.v1.StartShadowRequest.levels:type_name -> bailiwick.control.v1.ShadowLevel
+	0,   // 96: bailiwick.control.v1.ShadowResponse.view:type_name -> bailiwick.control.v1.View
+	86,  // 97: bailiwick.control.v1.ShadowResponse.shadow:type_name -> bailiwick.control.v1.ShadowStatus
+	82,  // 98: bailiwick.control.v1.ShadowResponse.levels:type_name -> bailiwick.control.v1.ShadowLevel
+	91,  // 99: bailiwick.control.v1.ShadowStatus.started:type_name -> google.protobuf.Timestamp
+	91,  // 100: bailiwick.control.v1.ShadowStatus.since:type_name -> google.protobuf.Timestamp
+	2,   // 101: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
+	53,  // 102: bailiwick.control.v1.NodeAttestation.DigestsEntry.value:type_name -> bailiwick.control.v1.Digests
+	4,   // 103: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
+	28,  // 104: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
+	31,  // 105: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
+	34,  // 106: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
+	36,  // 107: bailiwick.control.v1.Control.Appeal:input_type -> bailiwick.control.v1.AppealRequest
+	38,  // 108: bailiwick.control.v1.Control.Rollback:input_type -> bailiwick.control.v1.RollbackRequest
+	40,  // 109: bailiwick.control.v1.Control.Revoke:input_type -> bailiwick.control.v1.RevokeRequest
+	42,  // 110: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
+	44,  // 111: bailiwick.control.v1.Control.SealDecisions:input_type -> bailiwick.control.v1.SealDecisionsRequest
+	46,  // 112: bailiwick.control.v1.Control.ErasePayloads:input_type -> bailiwick.control.v1.ErasePayloadsRequest
+	50,  // 113: bailiwick.control.v1.Control.ListAttestations:input_type -> bailiwick.control.v1.ListAttestationsRequest
+	55,  // 114: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
+	57,  // 115: bailiwick.control.v1.Control.ListEntries:input_type -> bailiwick.control.v1.ListEntriesRequest
+	60,  // 116: bailiwick.control.v1.Control.ApplyEntries:input_type -> bailiwick.control.v1.ApplyEntriesRequest
+	64,  // 117: bailiwick.control.v1.Control.DeleteEntry:input_type -> bailiwick.control.v1.DeleteEntryRequest
+	66,  // 118: bailiwick.control.v1.Control.ListTrust:input_type -> bailiwick.control.v1.ListTrustRequest
+	70,  // 119: bailiwick.control.v1.Control.ExportTrust:input_type -> bailiwick.control.v1.ExportTrustRequest
+	72,  // 120: bailiwick.control.v1.Control.ImportTrust:input_type -> bailiwick.control.v1.ImportTrustRequest
+	17,  // 121: bailiwick.control.v1.Control.ListPolicies:input_type -> bailiwick.control.v1.ListPoliciesRequest
+	19,  // 122: bailiwick.control.v1.Control.PublishPolicy:input_type -> bailiwick.control.v1.PublishPolicyRequest
+	75,  // 123: bailiwick.control.v1.Control.ExportDevID:input_type -> bailiwick.control.v1.ExportDevIDRequest
+	79,  // 124: bailiwick.control.v1.Control.Reach:input_type -> bailiwick.control.v1.ReachRequest
+	81,  // 125: bailiwick.control.v1.Control.StartShadow:input_type -> bailiwick.control.v1.StartShadowRequest
+	83,  // 126: bailiwick.control.v1.Control.GetShadow:input_type -> bailiwick.control.v1.GetShadowRequest
+	84,  // 127: bailiwick.control.v1.Control.StopShadow:input_type -> bailiwick.control.v1.StopShadowRequest
+	77,  // 128: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
+	5,   // 129: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
+	29,  // 130: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
+	32,  // 131: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
+	35,  // 132: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
+	37,  // 133: bailiwick.control.v1.Control.Appeal:output_type -> bailiwick.control.v1.AppealResponse
+	39,  // 134: bailiwick.control.v1.Control.Rollback:output_type -> bailiwick.control.v1.RollbackResponse
+	41,  // 135: bailiwick.control.v1.Control.Revoke:output_type -> bailiwick.control.v1.RevokeResponse
+	43,  // 136: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
+	45,  // 137: bailiwick.control.v1.Control.SealDecisions:output_type -> bailiwick.control.v1.SealDecisionsResponse
+	47,  // 138: bailiwick.control.v1.Control.ErasePayloads:output_type -> bailiwick.control.v1.ErasePayloadsResponse
+	51,  // 139: bailiwick.control.v1.Control.ListAttestations:output_type -> bailiwick.control.v1.ListAttestationsResponse
+	56,  // 140: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
+	58,  // 141: bailiwick.control.v1.Control.ListEntries:output_type -> bailiwick.control.v1.ListEntriesResponse
+	61,  // 142: bailiwick.control.v1.Control.ApplyEntries:output_type -> bailiwick.control.v1.ApplyEntriesResponse
+	65,  // 143: bailiwick.control.v1.Control.DeleteEntry:output_type -> bailiwick.control.v1.DeleteEntryResponse
+	67,  // 144: bailiwick.control.v1.Control.ListTrust:output_type -> bailiwick.control.v1.ListTrustResponse
+	71,  // 145: bailiwick.control.v1.Control.ExportTrust:output_type -> bailiwick.control.v1.ExportTrustResponse
+	73,  // 146: bailiwick.control.v1.Control.ImportTrust:output_type -> bailiwick.control.v1.ImportTrustResponse
+	18,  // 147: bailiwick.control.v1.Control.ListPolicies:output_type -> bailiwick.control.v1.ListPoliciesResponse
+	20,  // 148: bailiwick.control.v1.Control.PublishPolicy:output_type -> bailiwick.control.v1.PublishPolicyResponse
+	76,  // 149: bailiwick.control.v1.Control.ExportDevID:output_type -> bailiwick.control.v1.ExportDevIDResponse
+	80,  // 150: bailiwick.control.v1.Control.Reach:output_type -> bailiwick.control.v1.ReachResponse
+	85,  // 151: bailiwick.control.v1.Control.StartShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	85,  // 152: bailiwick.control.v1.Control.GetShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	85,  // 153: bailiwick.control.v1.Control.StopShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	78,  // 154: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
+	129, // [129:155] is the sub-list for method output_type
+	103, // [103:129] is the sub-list for method input_type
+	103, // [103:103] is the sub-list for extension type_name
+	103, // [103:103] is the sub-list for extension extendee
+	0,   // [0:103] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlv1_control_proto_init() }
@@ -7065,7 +7133,7 @@ func file_cmd_internal_control_controlv1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlv1_control_proto_rawDesc), len(file_cmd_internal_control_controlv1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   90,
+			NumMessages:   91,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
