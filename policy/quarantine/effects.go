@@ -24,7 +24,7 @@ type Roster struct {
 // only ever grows with the facts.
 type Effects struct {
 	FreezeFeed  bool // take no further records of its feed; its last good state stays readable as suspect
-	RefuseRelay bool // accept nothing it relays, relay nothing to it but standing
+	RefuseRelay bool // no gossip with it: accept nothing it relays, relay nothing to it
 	RefuseIssue bool // issue and renew no credential
 	CutSessions bool // close its connections and the tunnels of its workloads
 	Capped      bool // CutSessions is due, but the cap is reached: keep sessions and ask the authority
@@ -68,8 +68,8 @@ func (s *Set) Capped(now time.Time, roster Roster) (out []spiffeid.ID) {
 }
 
 // Effects says what to do about an identity. On a proof freezing is immediate;
-// by the word of observers it waits for the cap, as a policy that no machine
-// satisfies has all of them accused. Cutting is granted in the order in which this node learned of the cases, at most as many of
+// without one all waits for the cap: a policy that no machine satisfies has all of them accused,
+// and what this node alone finds wrong with many relays may be wrong with itself. Cutting is granted in the order in which this node learned of the cases, at most as many of
 // the roster per 10 minutes as the thresholds say, and one in any case; a
 // revocation is the authority's word and has no cap. The same set, thresholds,
 // time and roster give the same answer, whoever asked before.
@@ -82,17 +82,16 @@ func (s *Set) Effects(id spiffeid.ID, now time.Time, roster Roster) Effects {
 	case OK, Watch, Released:
 		return e
 	case Held:
-		e.RefuseRelay = true
 		if s.local[id].status(now).Standing != Held {
-			return e // only this node's doubt: what ends it has to reach this node
+			return e // only this node's doubt: what ends it has to reach this node, by whom it may
 		}
 	}
 	proven := s.facts[id].status(now).Standing >= Quarantined
 	e.CutSessions = st.Standing == Revoked || !s.grant(id, now, roster, proven).After(now)
 	e.Capped = !e.CutSessions
+	e.RefuseRelay = proven || e.CutSessions
 	if st.Standing != Held {
-		e.RefuseRelay = true
-		e.FreezeFeed, e.RefuseIssue = proven || e.CutSessions, proven || e.CutSessions
+		e.FreezeFeed, e.RefuseIssue = e.RefuseRelay, e.RefuseRelay
 	}
 	return e
 }

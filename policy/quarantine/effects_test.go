@@ -69,7 +69,7 @@ func TestCapOfHoldsAndOfUnattested(t *testing.T) {
 	}
 	for name, want := range map[string]bool{"a": true, "b": false, "u": true} {
 		e := s.Effects(node(name), t0, roster)
-		if e.CutSessions != want || e.Capped == want || !e.RefuseRelay || e.FreezeFeed || e.RefuseIssue {
+		if e.CutSessions != want || e.Capped == want || e.RefuseRelay != want || e.FreezeFeed || e.RefuseIssue {
 			t.Errorf("%s: %+v", name, e)
 		}
 	}

@@ -208,11 +208,11 @@ func TestEffectsWithoutProof(t *testing.T) {
 	if want := (Effects{FreezeFeed: true, RefuseRelay: true, RefuseIssue: true, CutSessions: true}); first != want {
 		t.Errorf("the first: %+v", first)
 	}
-	if want := (Effects{RefuseRelay: true, Capped: true}); second != want {
+	if want := (Effects{Capped: true}); second != want {
 		t.Errorf("beyond the cap: %+v", second)
 	}
 	s.Doubt(now, members[5].ID, "attestation-stale", "nothing came")
-	if e := s.Effects(members[5].ID, now, roster); e != (Effects{RefuseRelay: true}) {
+	if e := s.Effects(members[5].ID, now, roster); e != (Effects{}) {
 		t.Errorf("a doubt: %+v", e)
 	}
 	if next, ok := s.Deadline(now, roster); !ok || next.After(t0.Add(AccusationTerm)) {

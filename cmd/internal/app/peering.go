@@ -64,6 +64,8 @@ type peering struct {
 	paused   map[netip.AddrPort]pause
 	wanted   map[spiffeid.ID]time.Time // when a link was last one to keep
 	sessions map[sessionKey]*session
+	muted    map[spiffeid.ID]bool      // whose links are kept, and who relays nothing over them
+	refused  map[spiffeid.ID]time.Time // who broke a session off at once, and when
 }
 
 // pause is the back-off of one address.
@@ -77,6 +79,7 @@ func (p *peering) start() error {
 	p.overlay.self = p.self
 	p.known, p.paused = map[netip.AddrPort]spiffeid.ID{}, map[netip.AddrPort]pause{}
 	p.wanted, p.sessions = map[spiffeid.ID]time.Time{}, map[sessionKey]*session{}
+	p.muted, p.refused = map[spiffeid.ID]bool{}, map[spiffeid.ID]time.Time{}
 	p.links = prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "bailiwick_peering_links",
 		Help: "Links in the region, by who keeps them (self, peer, nobody: idle).",

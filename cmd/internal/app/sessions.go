@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
 	"time"
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -26,7 +27,14 @@ const (
 // a session that both may want.
 const openAfter = time.Second
 
-var errNoSession = errors.New("this protocol is not spoken with that peer")
+// refusedFor is for how long no session is opened with a peer that broke the last off at once: it
+// has its reasons, and would for the next.
+const refusedFor = time.Second
+
+var (
+	errNoSession = errors.New("this protocol is not spoken with that peer")
+	errMuted     = errors.New("nothing that this peer relays is taken: see bailiwick quarantine list")
+)
 
 // sessionKey names a session with a peer by the side that opened it.
 type sessionKey struct {
@@ -62,6 +70,9 @@ func (p *peering) opens(peer link.Peer, now time.Time) bool {
 	first := p.self.String() < peer.ID.String()
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.muted[peer.ID] || now.Sub(p.refused[peer.ID]) < refusedFor {
+		return false
+	}
 	if p.sessions[sessionKey{peer.ID, true}] != nil || p.sessions[sessionKey{peer.ID, false}] != nil {
 		return false
 	}
@@ -85,7 +96,9 @@ func (p *peering) open(ctx context.Context, peer spiffeid.ID) {
 		proto = protoGossip
 		urgent, rest, err := openPair(ctx, conn)
 		if err == nil {
+			began := time.Now()
 			err = p.session(ctx, peer, protoPair, true, urgent, rest)
+			p.refusedAt(peer, err, began)
 		}
 		if !errors.Is(err, link.ErrNoProtocol) {
 			return
@@ -99,12 +112,28 @@ func (p *peering) open(ctx context.Context, peer spiffeid.ID) {
 	_ = p.session(ctx, peer, proto, true, s)
 }
 
+// refusedAt notes that a session with a peer, which began then, ended with an error at once.
+func (p *peering) refusedAt(peer spiffeid.ID, err error, began time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	now := time.Now()
+	maps.DeleteFunc(p.refused, func(_ spiffeid.ID, at time.Time) bool { return now.Sub(at) >= refusedFor })
+	if err != nil && !errors.Is(err, io.EOF) && now.Sub(began) < refusedFor {
+		p.refused[peer] = now
+	}
+}
+
 // enter makes a session the one that its side has with the other; an older one of that
 // side ends. Of two that cross, the side with the larger ID ends its own. The other is not
-// refused meanwhile: who opens a session is heard, also if it answers none of ours.
+// refused meanwhile: who opens a session is heard, also if it answers none of ours. One of whom
+// nothing is taken has no session.
 func (p *peering) enter(peer spiffeid.ID, s *session) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.muted[peer] {
+		s.cancel(errMuted)
+		return
+	}
 	key := sessionKey{peer, s.mine}
 	if old := p.sessions[key]; old != nil {
 		old.cancel(nil)
@@ -113,6 +142,22 @@ func (p *peering) enter(peer spiffeid.ID, s *session) {
 	mine, theirs := p.sessions[sessionKey{peer, true}], p.sessions[sessionKey{peer, false}]
 	if mine != nil && theirs != nil && p.self.String() > peer.String() {
 		mine.cancel(io.EOF)
+	}
+}
+
+// mute ends the sessions with a peer and takes up none, or lets it be heard again. Its link stays.
+func (p *peering) mute(peer spiffeid.ID, mute bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if !mute {
+		delete(p.muted, peer)
+		return
+	}
+	p.muted[peer] = true
+	for _, mine := range []bool{true, false} {
+		if s := p.sessions[sessionKey{peer, mine}]; s != nil {
+			s.cancel(errMuted)
+		}
 	}
 }
 

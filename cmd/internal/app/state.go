@@ -132,6 +132,7 @@ func (a *App) enforce(id spiffeid.ID, e quarantine.Effects) (was severed) {
 	if id == a.cfg.Node && e.MinEpoch > a.creds.Now().InUse {
 		a.creds.WantAfresh() // released: the epochs so far are void
 	}
+	a.peering.mute(id, e.RefuseRelay)
 	if e.CutSessions {
 		if _, linked := a.link.Conn(id); linked {
 			was.Links = 1
