@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 	"github.com/bailiwick-mesh/bailiwick/policy/rollout"
@@ -23,21 +21,6 @@ func enforcing(all ...*bundle.Verified) (out []rollout.Peer) {
 		out = append(out, rollout.Peer{Node: rollout.Node{ID: id, Path: "/node/canary-" + string(rune('a'+i))}, Heard: true, Enforces: [8]byte(v.Name[:])})
 	}
 	return out
-}
-
-func stagedEastOn(t *testing.T) *stagedEast {
-	t.Helper()
-	st, err := store.Open(filepath.Join(t.TempDir(), "state.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.Close() })
-	e := newStagedEast(t, st)
-	if err := e.start(); err != nil {
-		t.Fatal(err)
-	}
-	e.take(e.version(policy.Global, 1, true, nil))
-	return e
 }
 
 // A node that was down during a rollback takes what is in force elsewhere when it comes back, not the

@@ -6,7 +6,6 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/decision"
 )
@@ -15,11 +14,7 @@ import (
 // what the node says, also where something else happens before it learns of it.
 func TestVersionInForceAfterARevert(t *testing.T) {
 	for _, installs := range []bool{false, true} {
-		st, err := store.Open(filepath.Join(t.TempDir(), "db"))
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() { _ = st.Close() })
+		st := openStore(t, filepath.Join(t.TempDir(), "db"))
 		e := newStagedEast(t, st)
 		if err := e.start(); err != nil {
 			t.Fatal(err)
@@ -54,7 +49,7 @@ deny contains "slow" if {
 		}
 		e.p.mu.Lock()
 		e.p.stale = map[string]string{policy.Regional: policy.Freeze} // as restale does
-		err = e.p.install(nil, decision.Stale, "", false, e.p.InForce()[0].NotAfter)
+		err := e.p.install(nil, decision.Stale, "", false, e.p.InForce()[0].NotAfter)
 		e.p.mu.Unlock()
 		reverted := e.engine.Revision()
 		if err != nil || !strings.Contains(reverted, "regional@3~freeze#") {

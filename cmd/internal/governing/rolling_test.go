@@ -66,6 +66,15 @@ func newStagedEast(t *testing.T, st *store.Store) *stagedEast {
 	return e
 }
 
+// stagedEastOn runs, with a global policy in force.
+func stagedEastOn(t *testing.T) *stagedEast {
+	t.Helper()
+	e := newStagedEast(t, openStore(t, filepath.Join(t.TempDir(), "state.db")))
+	must(t, e.start())
+	e.take(e.version(policy.Global, 1, true, nil))
+	return e
+}
+
 // start begins a process on what the disk has.
 func (e *stagedEast) start() error {
 	log := slog.New(slog.DiscardHandler)
@@ -199,11 +208,7 @@ func canaryPeer(phase rollout.Phase, since time.Time) []rollout.Peer {
 }
 
 func TestStagedPolicy(t *testing.T) {
-	st, err := store.Open(filepath.Join(t.TempDir(), "state.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.Close() })
+	st := openStore(t, filepath.Join(t.TempDir(), "state.db"))
 	synctest.Test(t, func(t *testing.T) {
 		e := newStagedEast(t, st)
 		if err := e.start(); err != nil {
@@ -320,11 +325,7 @@ func TestStagedPolicy(t *testing.T) {
 // A node tells that its ring has soaked once it has enforced the version for that time while it ran; a
 // restart costs a minute of it at most, and what passed meanwhile does not count.
 func TestSoakIsMeasuredWhileRunning(t *testing.T) {
-	st, err := store.Open(filepath.Join(t.TempDir(), "state.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.Close() })
+	st := openStore(t, filepath.Join(t.TempDir(), "state.db"))
 	synctest.Test(t, func(t *testing.T) {
 		e := newStagedEast(t, st)
 		if err := e.start(); err != nil {
@@ -412,16 +413,7 @@ func TestStagedPolicyOnAFailingDisk(t *testing.T) {
 
 // What was in force stays held, and is told from what was stopped or waited, however many come.
 func TestHeldToGoBack(t *testing.T) {
-	st, err := store.Open(filepath.Join(t.TempDir(), "state.db"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { st.Close() })
-	e := newStagedEast(t, st)
-	if err := e.start(); err != nil {
-		t.Fatal(err)
-	}
-	e.take(e.version(policy.Global, 1, true, nil))
+	e := stagedEastOn(t)
 	states := func(want ...string) {
 		t.Helper()
 		var got []string
