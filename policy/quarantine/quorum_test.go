@@ -306,3 +306,32 @@ func TestRank(t *testing.T) {
 		t.Error("two nodes have the same observers")
 	}
 }
+
+// Whatever there is against a node concerns it; of anybody else there are no effects.
+func TestConcerns(t *testing.T) {
+	members := fleet(10)
+	accused := members[0].ID
+	for name, against := range map[string]func(*Set){
+		"a fault":       func(s *Set) { s.Fault(t0, accused, BadSignature) },
+		"a doubt":       func(s *Set) { s.Doubt(t0, accused, "attestation-stale", "nothing came") },
+		"an accusation": func(s *Set) { accuse(t, s, t0, members[1].ID, accusation(t, accused, t0)) },
+		"evidence": func(s *Set) {
+			if _, err := s.addFinding(Finding{Accused: accused, Class: "equivocation", Epoch: 1}, nil, t0, members[1].ID); err != nil {
+				t.Fatal(err)
+			}
+		},
+	} {
+		s := NewSet(td, Checks{})
+		s.Enrol(members)
+		if s.Concerns(accused) {
+			t.Errorf("before %s something is known", name)
+		}
+		against(s)
+		if !s.Concerns(accused) || s.Concerns(members[2].ID) {
+			t.Errorf("%s is known of %v, and of another %v", name, s.Concerns(accused), s.Concerns(members[2].ID))
+		}
+		if e := s.Effects(members[2].ID, t0, Roster{Attested: 10}); e != (Effects{}) {
+			t.Errorf("%s has effects on another: %+v", name, e)
+		}
+	}
+}

@@ -52,6 +52,22 @@ func (s *Set) Standing(id spiffeid.ID, now time.Time) Status {
 	return s.standing(id, now)
 }
 
+// Concerns reports whether anything is known of an identity: a fact, a fault, a doubt or an accusation.
+// Of whom nothing is, the standing is OK, and Effects has none, whatever the thresholds and the roster.
+func (s *Set) Concerns(id spiffeid.ID) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	if _, doubted := s.doubts[id]; doubted || s.facts[id] != nil || s.local[id] != nil {
+		return true
+	}
+	for _, of := range s.charges {
+		if _, accused := of[id]; accused {
+			return true
+		}
+	}
+	return false
+}
+
 func (s *Set) standing(id spiffeid.ID, now time.Time) Status {
 	st := s.facts[id].status(now)
 	if st.Standing >= Quarantined {

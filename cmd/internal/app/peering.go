@@ -160,6 +160,7 @@ func (p *peering) plan(now time.Time) {
 	})
 	held := maps.Clone(p.paused)
 	p.mu.Unlock()
+	p.standing.roster() // who has a say changes with it
 	neighbours := p.dir.neighbours()
 	var members []replica.Member
 	addrs := map[spiffeid.ID]netip.AddrPort{}

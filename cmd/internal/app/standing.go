@@ -202,10 +202,19 @@ func (s *standings) record(id spiffeid.ID, kind trail.Kind, body map[string]any,
 	}
 }
 
+// effects are of the standing of an identity. Of nearly all nothing is known, and then the roster is
+// not asked: in a large region that is much work, and this is asked of every node again and again.
+func (s *standings) effects(id spiffeid.ID, now time.Time) quarantine.Effects {
+	if !s.set.Concerns(id) {
+		return quarantine.Effects{}
+	}
+	return s.set.Effects(id, now, s.roster())
+}
+
 // admits is the answer to a peer that wants a session. Facts are of this
 // region; peers of others are for their own region to judge.
 func (s *standings) admits(id spiffeid.ID) error {
-	if e := s.set.Effects(id, time.Now(), s.roster()); e.CutSessions {
+	if e := s.effects(id, time.Now()); e.CutSessions {
 		st := s.set.Standing(id, time.Now())
 		return fmt.Errorf("%w: %s is %s: %s", ErrContained, id, st.Standing, st.Reason)
 	}
@@ -214,7 +223,7 @@ func (s *standings) admits(id spiffeid.ID) error {
 
 // issues is the answer to a node that wants a credential.
 func (s *standings) issues(id spiffeid.ID) error {
-	if e := s.set.Effects(id, time.Now(), s.roster()); e.RefuseIssue {
+	if e := s.effects(id, time.Now()); e.RefuseIssue {
 		st := s.set.Standing(id, time.Now())
 		return fmt.Errorf("%w: %s is %s: %s", ErrContained, id, st.Standing, st.Reason)
 	}

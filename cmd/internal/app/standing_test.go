@@ -215,3 +215,21 @@ func TestWhatTheCapKeptIsCutLater(t *testing.T) {
 		}
 	})
 }
+
+// Who is not on record is let in without the roster being made: every node is asked about again and
+// again, and in a large region that would take all there is.
+func TestRosterIsMadeForWhoIsOnRecordOnly(t *testing.T) {
+	s := testStandings(openStore(t, filepath.Join(t.TempDir(), "state.db")))
+	made := 0
+	s.size = func() quarantine.Roster { made++; return quarantine.Roster{Attested: 4} }
+	if s.admits(liar) != nil || s.issues(other) != nil || made > 0 {
+		t.Errorf("the roster was made %d times for nodes of which nothing is known", made)
+	}
+	if _, _, err := s.evidence([]byte("proof"), other); err != nil {
+		t.Fatal(err)
+	}
+	made = 0
+	if s.admits(liar) == nil || s.issues(liar) == nil || made != 2 {
+		t.Errorf("the roster was made %d times for two questions about a convict", made)
+	}
+}
