@@ -90,7 +90,7 @@ func measureIdle(dir string, s size) (c idleCost, err error) {
 	if s == tiny {
 		span = time.Second
 	}
-	others, err := newCrowd(s.pick(idleNodes, 30), span)
+	others, err := newCrowd(s.pick(idleNodes, 30), span, madeUp, func(int) ([]byte, error) { return []byte(strings.Repeat("x", 300)), nil })
 	if err != nil {
 		return c, err
 	}
@@ -168,7 +168,21 @@ type crowd struct {
 	verify  time.Duration // one signature
 }
 
-func newCrowd(nodes int, span time.Duration) (*crowd, error) {
+// certifier makes the i-th certificate, of an epoch of a node from start on.
+type certifier func(i int, pub *ecdsa.PublicKey, start time.Time) (feed.EpochKey, error)
+
+// madeUp makes what has the size of a certificate, which crowd.key knows.
+func madeUp(i int, pub *ecdsa.PublicKey, start time.Time) (feed.EpochKey, error) {
+	cert := make([]byte, 600)
+	binary.BigEndian.PutUint64(cert, uint64(i))
+	return feed.EpochKey{
+		Origin: idleID(i), Epoch: 1, Key: pub, Class: "node", Attested: true, Cert: cert,
+		NotBefore: start.Add(-time.Hour), NotAfter: start.Add(24 * time.Hour),
+	}, nil
+}
+
+// newCrowd has so many nodes, but for one, say a first word each, and heartbeats for a while.
+func newCrowd(nodes int, span time.Duration, certify certifier, say func(i int) ([]byte, error)) (*crowd, error) {
 	g := &crowd{keys: map[string]feed.EpochKey{}}
 	start := time.Now()
 	var writers []*feed.Writer
@@ -178,11 +192,9 @@ func newCrowd(nodes int, span time.Duration) (*crowd, error) {
 		if err != nil {
 			return nil, err
 		}
-		cert := make([]byte, 600)
-		binary.BigEndian.PutUint64(cert, uint64(i))
-		key := feed.EpochKey{
-			Origin: idleID(i), Epoch: 1, Key: &priv.PublicKey, Class: "node", Attested: true, Cert: cert,
-			NotBefore: start.Add(-time.Hour), NotAfter: start.Add(24 * time.Hour),
+		key, err := certify(i, &priv.PublicKey, start)
+		if err != nil {
+			return nil, err
 		}
 		chain, err := newChain(key)
 		if err != nil {
@@ -192,14 +204,17 @@ func newCrowd(nodes int, span time.Duration) (*crowd, error) {
 		if err != nil {
 			return nil, err
 		}
-		value := []byte(strings.Repeat("x", 300))
+		value, err := say(i)
+		if err != nil {
+			return nil, err
+		}
 		op := feed.Op{Key: feed.KeyOf(key.Origin, feed.KindNode, "self"), Action: feed.Put, Value: value, Scope: feed.ScopeRegion}
 		b, err := g.next(w, chain, start.Add(-time.Minute), op)
 		if err != nil {
 			return nil, err
 		}
-		g.keys[string(cert)] = key
-		g.certs, g.firsts = append(g.certs, cert), append(g.firsts, b)
+		g.keys[string(key.Cert)] = key
+		g.certs, g.firsts = append(g.certs, key.Cert), append(g.firsts, b)
 		g.members = append(g.members, replica.Member{ID: key.Origin})
 		writers, chains = append(writers, w), append(chains, chain)
 	}

@@ -54,7 +54,7 @@ import (
 const rounds = 7
 
 // benches in the order of the table.
-var benches = slices.Concat(identityBenches, wireBenches, gossipBenches, deliveryBenches, idleBenches, loopbackBenches, policyBenches, meshBenches, trailBenches, quarantineBenches)
+var benches = slices.Concat(identityBenches, wireBenches, gossipBenches, deliveryBenches, idleBenches, residentBenches, loopbackBenches, policyBenches, meshBenches, trailBenches, quarantineBenches)
 
 var areas = []string{"all", "identity", "gossip", "policy", "mesh", "trail", "quarantine"}
 
