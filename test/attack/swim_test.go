@@ -85,6 +85,19 @@ func (h *swimmer) all(b []byte) {
 	}
 }
 
+// ofOthers tells each node of every other that it is suspect or dead; the accused does not hear of it.
+func (h *swimmer) ofOthers(kind byte, incarnation uint32) {
+	h.t.Helper()
+	for _, n := range h.f.nodes {
+		for _, w := range h.wires {
+			if w.to != n {
+				name, _ := n.NameOf(n.id)
+				w.swim(labelled(h.t, h.f, swim(h.t, kind, fields{"Incarnation": incarnation, "Node": name, "From": "h1"})))
+			}
+		}
+	}
+}
+
 // pushPull sends node states on a stream to every node.
 func (h *swimmer) pushPull(states ...fields) {
 	h.t.Helper()
@@ -138,14 +151,7 @@ func TestSWIM(t *testing.T) {
 		}},
 		"incarnation": {send: func(t *testing.T, h *swimmer) {
 			for _, kind := range []byte{swimDead, swimSuspect} {
-				for _, n := range h.f.nodes { // the accused does not hear of it
-					for _, w := range h.wires {
-						if w.to != n {
-							name, _ := n.NameOf(n.id)
-							w.swim(labelled(t, h.f, swim(t, kind, fields{"Incarnation": uint32(math.MaxUint32), "Node": name, "From": "h1"})))
-						}
-					}
-				}
+				h.ofOthers(kind, math.MaxUint32)
 			}
 		}, dropped: "incarnation"},
 		"own incarnation": {send: func(t *testing.T, h *swimmer) {
@@ -291,6 +297,8 @@ func TestSWIM(t *testing.T) {
 				"prune":       func() { h.all(leave(t, "n2", true, 100)) },
 				"serf-type":   func() { h.all(asks(t, serfQuery)) },
 				"stream-type": func() { h.stream(oversized(t)) },
+				"type":        func() { h.all(swim(t, swimCompressed, fields{"Algo": 0, "Buf": make([]byte, 900)})) },
+				"incarnation": func() { h.ofOthers(swimSuspect, math.MaxUint32) },
 			} {
 				for _, n := range f.nodes { // datagrams may get lost, and streams be too many
 					eventually(t, 5*time.Second, "it is dropped as "+reason, func() bool {
