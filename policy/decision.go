@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"log/slog"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -109,20 +110,42 @@ const (
 	RuleControlPrefix = "control-" // followed by the control call: allowed
 )
 
-// Told is the reason, with the owner of the rule where an author's rule decided: what whoever asked is
-// told, and whom to ask.
+// Told is the reason, with the owner and the labels of the rule where an author's rule decided: what
+// whoever asked is told, and whom to ask.
 func (d Decision) Told() string {
-	if d.Owner == "" {
-		return d.Reason
+	told := d.Reason
+	if d.Owner != "" {
+		told += ", owner " + d.Owner
 	}
-	return d.Reason + ", owner " + d.Owner
+	if text := LabelsText(d.Labels()); text != "" {
+		told += ", " + text
+	}
+	return told
+}
+
+// Labels are those of the rule that decided; nil where no author's rule did.
+func (d Decision) Labels() map[string]string {
+	if r := d.Decided(); r != nil {
+		return r.Labels
+	}
+	return nil
+}
+
+// LabelsText is the labels of a rule, such as "runbook=https://wiki.example.org/maintenance", in the
+// order of their names.
+func LabelsText(labels map[string]string) string {
+	var parts []string
+	for _, name := range slices.Sorted(maps.Keys(labels)) {
+		parts = append(parts, name+"="+labels[name])
+	}
+	return strings.Join(parts, " ")
 }
 
 // LogValue is a decision as log lines show it: by which rule, and whom to ask. It has nothing of the
 // input, which only the decision log has, masked; so the reason is not here, which may quote it.
 func (d Decision) LogValue() slog.Value {
 	attrs := []slog.Attr{slog.String("decision", d.ID), slog.String("rule", d.Rule)}
-	for _, a := range []slog.Attr{slog.String("level", d.Level), slog.String("title", d.Title), slog.String("owner", d.Owner)} {
+	for _, a := range []slog.Attr{slog.String("level", d.Level), slog.String("title", d.Title), slog.String("owner", d.Owner), slog.String("labels", LabelsText(d.Labels()))} {
 		if a.Value.String() != "" {
 			attrs = append(attrs, a)
 		}

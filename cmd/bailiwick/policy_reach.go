@@ -221,11 +221,14 @@ func impliedRoster(named reach.Roster, service string, domains map[spiffeid.Trus
 }
 
 // withNamed adds the callers that data of the trees names, each once: what is known of them is the
-// region of their trust domain.
+// region of their trust domain. That is filled in too where a roster written by hand leaves it out.
 func withNamed(r reach.Roster, named []reach.Caller, domains map[spiffeid.TrustDomain]string) reach.Roster {
 	seen := map[string]bool{}
-	for _, c := range r.Callers {
+	for i, c := range r.Callers {
 		seen[c.SPIFFEID] = true
+		if id, err := spiffeid.FromString(c.SPIFFEID); err == nil && c.Region == "" {
+			r.Callers[i].Region = cmp.Or(domains[id.TrustDomain()], r.Region(id.TrustDomain()))
+		}
 	}
 	for _, c := range named {
 		id, err := spiffeid.FromString(c.SPIFFEID)

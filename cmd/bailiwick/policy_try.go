@@ -7,9 +7,6 @@ import (
 	"fmt"
 	"io"
 	"iter"
-	"maps"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -199,15 +196,6 @@ func (t trying) tell(all []tried) error {
 	})
 }
 
-// labelsText is the labels of a rule, such as "runbook=https://wiki.example.org/maintenance".
-func labelsText(labels map[string]string) string {
-	var parts []string
-	for _, name := range slices.Sorted(maps.Keys(labels)) {
-		parts = append(parts, name+"="+labels[name])
-	}
-	return strings.Join(parts, " ")
-}
-
 func triedTable(w io.Writer, all []tried) {
 	var rows [][]string
 	for _, d := range all {
@@ -243,8 +231,8 @@ func decidedText(w io.Writer, d policy.Decision, show bool) {
 	if d.File != "" {
 		fmt.Fprintf(w, "  where   %s:%d\n  owner   %s\n", d.File, d.Line, d.Owner)
 	}
-	if r := d.Decided(); r != nil && len(r.Labels) > 0 {
-		fmt.Fprintf(w, "  labels  %s\n", labelsText(r.Labels))
+	if text := policy.LabelsText(d.Labels()); text != "" {
+		fmt.Fprintf(w, "  labels  %s\n", text)
 	}
 	fmt.Fprintln(w)
 	var rows [][]string

@@ -104,7 +104,7 @@ func statusTable(w io.Writer, targets []target, got []*controlv1.StatusResponse,
 	for _, s := range got {
 		if s != nil {
 			fmt.Fprintln(w, headline(s.View))
-			fmt.Fprintln(w, policyLine(s.Self.Policy))
+			fmt.Fprintln(w, policyLine(s.Self.Policy, s.Regions))
 			break
 		}
 	}
@@ -138,10 +138,15 @@ func statusTable(w io.Writer, targets []target, got []*controlv1.StatusResponse,
 	}
 }
 
-// policyLine says how far the region enforces what it should.
-func policyLine(p *controlv1.Policy) string {
+// policyLine says how far the region enforces what it should, and the others by their gateways.
+func policyLine(p *controlv1.Policy, others []*controlv1.RegionSummary) string {
 	d := p.GetDrift()
 	text := fmt.Sprintf("policy %s; drift %d of %d nodes", p.GetRevision(), d.GetBehind(), d.GetNodes())
+	for _, r := range others {
+		if r.Drift != nil {
+			text += fmt.Sprintf(", %s %d of %d", r.Region, r.Drift.Behind, r.Drift.Nodes)
+		}
+	}
 	for _, l := range p.GetLevels() {
 		switch {
 		case l.StaleInSeconds < 0 || l.StaleMode == "":

@@ -89,12 +89,13 @@ func TestStatusTable(t *testing.T) {
 	behind.Peers[0].Policy = &controlv1.NodePolicy{Revision: "r"}
 	first := well("n1")
 	first.Self.Policy.Drift = &controlv1.PolicyDrift{Nodes: 3, Behind: 1}
+	first.Regions = []*controlv1.RegionSummary{{Region: "north", Drift: &controlv1.PolicyDrift{Nodes: 4}}, {Region: "west", Drift: &controlv1.PolicyDrift{Nodes: 2, Behind: 1}}, {Region: "silent"}}
 	first.Peers[0].Policy = &controlv1.NodePolicy{Revision: "r", Gaps: []string{"regional: has 1, want 2"}}
 	targets := []target{{name: "n0"}, {name: "n1"}, {name: "n3"}}
 	var out bytes.Buffer
 	statusTable(&out, targets, []*controlv1.StatusResponse{nil, first, behind}, []error{errors.New("n0: does not answer"), nil, nil}, true)
 	want := `view of spiffe://east.dev.example/node/n1 as of 2026-11-21T10:00:00Z; debt 0; lease connected 23h59m
-policy global@1+regional@1#c71a3c8f; drift 1 of 3 nodes
+policy global@1+regional@1#c71a3c8f; drift 1 of 3 nodes, north 0 of 4, west 1 of 2
 NODE  STANDING     IDENTITY            EPOCH  PEERS  DEBT              LEASE             POLICY            TRAIL
 n0    unreachable
 n1    ok           tpm 59m59s          2/17   1/2    0                 connected 23h59m  c71a3c8f drift 1  44 b90570b7

@@ -250,6 +250,12 @@ func decisionText(w io.Writer, r *controlv1.WhyResponse) {
 	if d.File != "" {
 		fmt.Fprintf(w, "  where   %s:%d\n", d.File, d.Line)
 	}
+	if d.Owner != "" {
+		fmt.Fprintf(w, "  owner   %s\n", d.Owner)
+	}
+	if text := policy.LabelsText(d.Labels); text != "" {
+		fmt.Fprintf(w, "  labels  %s\n", text)
+	}
 	fmt.Fprintf(w, "  reason  %s\n", d.Reason)
 	fmt.Fprintf(w, "  policy  %s\n", d.Revision)
 	fmt.Fprintf(w, "  levels  %s\n", levelsText(d.Verdicts))

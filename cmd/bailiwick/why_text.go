@@ -27,7 +27,7 @@ func explanationText(w io.Writer, r *controlv1.WhyResponse, x *explaining.Explan
 		}
 		fmt.Fprintf(w, "\n  this rule holds: %s %s %s, %s (%s:%d, owner %s)\n", t.Level, word, t.ID, t.Title, t.File, t.Line, t.Owner)
 		if len(t.Labels) > 0 {
-			fmt.Fprintf(w, "    labels   %s\n", labelsText(t.Labels))
+			fmt.Fprintf(w, "    labels   %s\n", policy.LabelsText(t.Labels))
 		}
 		for _, c := range t.Conditions {
 			conditionText(w, "    ", "yes", c)

@@ -9,7 +9,8 @@
 // domain. Its payload is
 //
 //	{1: region label, 2: gateway SPIFFE ID, 3: epoch, 4: number, 5: time (Unix ms),
-//	 6: {standing: nodes}, 7: [service...], 8: frontier root, 9: policy revision}
+//	 6: {standing: nodes}, 7: [service...], 8: frontier root, 9: policy revision,
+//	 10: nodes that do not enforce the newest policy for them; absent: none}
 //	service = {1: name, 2: [workload SPIFFE ID...], 3: [{1: node SPIFFE ID, 2: "ip:port"}...], 4: healthy}
 //
 // # Why a statement and not a second feed

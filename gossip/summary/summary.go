@@ -53,6 +53,15 @@ type Content struct {
 	Services []Service      // sorted by name by Build
 	Frontier [32]byte       // root of the region's frontier as the gateway holds it
 	Policy   string         // active policy revision, at most 128 bytes
+	Behind   int            // of all nodes, those that do not enforce the newest policy for them
+}
+
+// Members is how many nodes the region has, of whatever standing.
+func (c Content) Members() (n int) {
+	for _, of := range c.Nodes {
+		n += of
+	}
+	return n
 }
 
 // Service is one service of the region and where it is reachable.
@@ -105,6 +114,7 @@ type payload struct {
 	Services []serviceWire     `cbor:"7,keyasint,omitempty"`
 	Frontier [32]byte          `cbor:"8,keyasint"`
 	Policy   string            `cbor:"9,keyasint,omitempty"`
+	Behind   uint32            `cbor:"10,keyasint,omitempty"`
 }
 
 type serviceWire struct {
@@ -124,7 +134,7 @@ type ownerWire struct {
 func Build(key crypto.Signer, cert []byte, gateway spiffeid.ID, epoch, number uint64, at time.Time, c Content) ([]byte, error) {
 	p := payload{
 		Region: c.Region, Gateway: gateway.String(), Epoch: epoch, Number: number, At: at.UnixMilli(),
-		Nodes: map[string]uint32{}, Frontier: c.Frontier, Policy: c.Policy,
+		Nodes: map[string]uint32{}, Frontier: c.Frontier, Policy: c.Policy, Behind: uint32(c.Behind),
 	}
 	for standing, n := range c.Nodes {
 		p.Nodes[standing] = uint32(n)
@@ -219,7 +229,7 @@ func (p payload) parse() (Summary, error) {
 		return Summary{}, fmt.Errorf("%w: %d services, at most %d", ErrTooLarge, len(p.Services), maxServices)
 	}
 	s := Summary{
-		Content: Content{Region: p.Region, Nodes: map[string]int{}, Frontier: p.Frontier, Policy: p.Policy},
+		Content: Content{Region: p.Region, Nodes: map[string]int{}, Frontier: p.Frontier, Policy: p.Policy, Behind: int(p.Behind)},
 		Gateway: gateway, Epoch: p.Epoch, Number: p.Number, At: time.UnixMilli(p.At).UTC(),
 	}
 	for standing, n := range p.Nodes {
@@ -227,6 +237,9 @@ func (p payload) parse() (Summary, error) {
 			return Summary{}, fmt.Errorf("%w: standing %q", ErrMalformed, standing)
 		}
 		s.Nodes[standing] = int(n)
+	}
+	if s.Behind > s.Members() {
+		return Summary{}, fmt.Errorf("%w: %d nodes behind of %d", ErrMalformed, s.Behind, s.Members())
 	}
 	for i, w := range p.Services {
 		if i > 0 && w.Name <= p.Services[i-1].Name {

@@ -56,7 +56,7 @@ func (r *fakeRoot) verify(cert []byte) (Key, error) {
 
 func content(region string) Content {
 	return Content{
-		Region: region, Nodes: map[string]int{"ok": 2, "quarantined": 1}, Frontier: [32]byte{1}, Policy: "rev-7",
+		Region: region, Nodes: map[string]int{"ok": 2, "quarantined": 1}, Frontier: [32]byte{1}, Policy: "rev-7", Behind: 2,
 		Services: []Service{{
 			Name: "shop", IDs: []spiffeid.ID{spiffeid.RequireFromString("spiffe://" + region + ".dev.example/workload/shop")},
 			Owners:  []Owner{{nodeID(region, "n1"), netip.MustParseAddrPort("127.0.0.1:7001")}},
@@ -83,7 +83,7 @@ func TestBuildAndVerify(t *testing.T) {
 		t.Fatal(err)
 	}
 	if s.Gateway != nodeID("east", "n1") || s.Epoch != 3 || s.Number != 9 || !s.At.Equal(t0) || s.Region != "east" ||
-		s.Nodes["ok"] != 2 || s.Policy != "rev-7" || len(s.Services) != 1 || s.Services[0].Owners[0].Addr.Port() != 7001 {
+		s.Nodes["ok"] != 2 || s.Policy != "rev-7" || s.Behind != 2 || s.Members() != 3 || len(s.Services) != 1 || s.Services[0].Owners[0].Addr.Port() != 7001 {
 		t.Errorf("got %+v", s)
 	}
 	if _, err := Verify(raw, nil); !errors.Is(err, ErrSigner) {
@@ -126,6 +126,19 @@ func TestNobodySpeaksForAnother(t *testing.T) {
 	raw, _ := Build(key, other, nodeID("east", "n2"), 1, 1, t0, content("east"))
 	if _, err := Verify(raw, root.verify); !errors.Is(err, ErrSigner) {
 		t.Errorf("another's certificate: %v, want %v", err, ErrSigner)
+	}
+}
+
+// A region has no more nodes that are behind than nodes.
+func TestBehindOfAll(t *testing.T) {
+	var root fakeRoot
+	key, cert := root.cert(t, nodeID("east", "n1"), 1)
+	for behind, want := range map[int]error{0: nil, 3: nil, 4: ErrMalformed} {
+		c := content("east")
+		c.Behind = behind
+		if _, err := Build(key, cert, nodeID("east", "n1"), 1, 1, t0, c); !errors.Is(err, want) {
+			t.Errorf("%d of %d: %v, want %v", behind, c.Members(), err, want)
+		}
 	}
 }
 

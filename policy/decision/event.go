@@ -86,9 +86,7 @@ func NewEvent(d policy.Decision, labels map[string]string, at time.Time) Event {
 	}
 	if d.Owner != "" {
 		labels := map[string]string{"owner": d.Owner}
-		if r := d.Decided(); r != nil {
-			maps.Copy(labels, r.Labels)
-		}
+		maps.Copy(labels, d.Labels())
 		e.RuleLabels = []map[string]string{labels}
 	}
 	return e

@@ -40,7 +40,7 @@ type Roster struct {
 // Caller is a workload that may want to reach services.
 type Caller struct {
 	SPIFFEID string   `json:"spiffe_id"`
-	Region   string   `json:"region"`          // short label
+	Region   string   `json:"region"`          // short label; a tree of its trust domain stands in where it is empty
 	Nodes    []string `json:"nodes,omitempty"` // SPIFFE IDs of those it runs on, all in Roster.Nodes
 }
 

@@ -75,6 +75,8 @@ func (a *App) regionContent() summary.Content {
 	for _, n := range nodes {
 		c.Nodes[a.standing.of(n.id).Standing.String()]++
 	}
+	_, behind := a.policyDrift(time.Now())
+	c.Behind = min(behind, c.Members()) // a node may have left between the two
 	for _, name := range a.dir.serviceNames() {
 		s := summary.Service{Name: name, IDs: a.dir.serviceIDs(name, c.Region)}
 		for _, o := range a.dir.offers(name, c.Region) {

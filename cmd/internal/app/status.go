@@ -90,6 +90,7 @@ func (h handler) Status(ctx context.Context, _ *controlv1.StatusRequest) (*contr
 		m := &controlv1.RegionSummary{
 			Region: e.Region, TrustDomain: e.Gateway.TrustDomain().Name(), Gateway: e.Gateway.String(), Number: e.Number,
 			At: timestamppb.New(e.At), Nodes: map[string]uint32{}, Frontier: hex.EncodeToString(e.Frontier[:]),
+			Policy: e.Policy, Drift: &controlv1.PolicyDrift{Nodes: uint32(e.Members()), Behind: uint32(e.Behind)},
 		}
 		for standing, n := range e.Nodes {
 			m.Nodes[standing] = uint32(n)

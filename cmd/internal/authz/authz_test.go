@@ -43,12 +43,14 @@ func (d *decider) Decide(_ context.Context, from *local.Caller, q authz.Question
 	out := policy.Decision{Allow: allow, ID: "0123456789abcdef", Rule: "a-rule", Level: policy.Global, Reason: "secret reason"}
 	if !allow {
 		out.Title, out.Owner = "Read only", "web"
+		out.Verdicts = []policy.Verdict{{Level: out.Level, Rules: []*policy.Rule{{ID: out.Rule, Labels: map[string]string{"runbook": "r-1"}}}}}
 	}
 	if q.Service == "early.east.mesh" {
 		out = policy.Decision{ID: out.ID, Rule: authz.RuleNotReady, Reason: authz.ErrNotReady.Error() + ": because"}
 	}
 	if q.Err != nil {
 		out.Rule, out.Level, out.Reason, out.Title, out.Owner = authz.RuleQuestion, "", q.Err.Error(), "", ""
+		out.Verdicts = nil
 	}
 	return out
 }
@@ -68,16 +70,16 @@ func serve(t *testing.T, s interface {
 	})
 }
 
-// Title and owner are for the proxy, not for whoever it answers.
+// Title, owner and labels are for the proxy, not for whoever it answers.
 func TestEnvoyIsToldWhoToAsk(t *testing.T) {
 	e := &authz.Envoy{Decider: &decider{}, Service: "web.east.mesh"}
-	for method, want := range map[string]string{"GET": "", "PUT": "Read only/web"} {
+	for method, want := range map[string]string{"GET": "", "PUT": "Read only/web/r-1"} {
 		r, err := e.Check(t.Context(), authztest.Check{Principal: shop, Method: method, Path: "/"}.Proto())
 		if err != nil {
 			t.Fatal(err)
 		}
 		meta := r.GetDynamicMetadata().GetFields()
-		if got := strings.Trim(meta["title"].GetStringValue()+"/"+meta["owner"].GetStringValue(), "/"); got != want {
+		if got := strings.Trim(meta["title"].GetStringValue()+"/"+meta["owner"].GetStringValue()+"/"+meta["labels"].GetStructValue().GetFields()["runbook"].GetStringValue(), "/"); got != want {
 			t.Errorf("%s: %q, want %q", method, got, want)
 		}
 		if body := r.GetDeniedResponse().GetBody(); strings.Contains(body, "Read only") || strings.Contains(r.GetStatus().GetMessage(), "secret") {
@@ -203,7 +205,7 @@ func TestAuthZEN(t *testing.T) {
 		want      string // in the body
 	}{
 		"yes":                 {"evaluation", get, 200, `{"decision":true,"context":{"decision_id":"0123456789abcdef"}}`},
-		"no":                  {"evaluation", strings.Replace(get, "GET", "PUT", 1), 200, `{"decision":false,"context":{"reason":"policy","title":"Read only","owner":"web","decision_id":"0123456789abcdef"}}`},
+		"no":                  {"evaluation", strings.Replace(get, "GET", "PUT", 1), 200, `{"decision":false,"context":{"reason":"policy","title":"Read only","owner":"web","labels":{"runbook":"r-1"},"decision_id":"0123456789abcdef"}}`},
 		"connect":             {"evaluation", strings.Replace(get, "GET", "connect", 1), 200, `"decision":true`},
 		"properties and more": {"evaluation", strings.Replace(get, `"name": "GET"`, `"name": "GET", "properties": {"x": 1}, "new": true`, 1), 200, `"decision":true`},
 		"no subject":          {"evaluation", `{"action": {"name": "GET"}, ` + resource + `}`, 200, `"decision":false`},

@@ -92,10 +92,11 @@ type batch struct {
 type evaluated struct {
 	Decision bool `json:"decision"`
 	Context  struct {
-		Reason   string `json:"reason,omitempty"`
-		Title    string `json:"title,omitempty"`
-		Owner    string `json:"owner,omitempty"`
-		Decision string `json:"decision_id"`
+		Reason   string            `json:"reason,omitempty"`
+		Title    string            `json:"title,omitempty"`
+		Owner    string            `json:"owner,omitempty"`
+		Labels   map[string]string `json:"labels,omitempty"`
+		Decision string            `json:"decision_id"`
 	} `json:"context"`
 }
 
@@ -155,13 +156,13 @@ func (z *AuthZEN) evaluate(r *http.Request, t tuple) (e evaluated) {
 	d := z.Decider.Decide(r.Context(), local.From(r.Context()), z.question(t))
 	e.Decision, e.Context.Decision = d.Allow, d.ID
 	if !d.Allow {
-		e.Context.Reason, e.Context.Title, e.Context.Owner = stage(d), d.Title, d.Owner
+		e.Context.Reason, e.Context.Title, e.Context.Owner, e.Context.Labels = stage(d), d.Title, d.Owner, d.Labels()
 	}
 	return e
 }
 
 // stage is where a denial comes from. Beside it an asker hears what a rule's author wrote for those whom
-// it refuses, its title and owner, and no more of why not.
+// it refuses, its title, owner and labels, and no more of why not.
 func stage(d policy.Decision) string {
 	switch {
 	case d.Rule == RuleQuestion, d.Rule == RuleNotReady:

@@ -43,8 +43,8 @@
 //     may be configured to let through what fails.
 //   - A node that cannot decide yet says no at once (RuleNotReady) and why: 503 to Envoy's client.
 //   - Answers name the stage and the decision's ID, which bailiwick why explains to who
-//     may ask it, and the title and owner that a rule's author wrote for those whom it
-//     refuses; they do not name rules or what was asked of others. Envoy gets title and owner
+//     may ask it, and the title, owner and labels that a rule's author wrote for those whom it
+//     refuses; they do not name rules or what was asked of others. Envoy gets these
 //     for its log (dynamic metadata), not for its clients.
 //   - A question that policy is not asked is on record as its asker's, whomever it names.
 //     60 a minute of one user are recorded each; the rest is answered with the ID of one

@@ -111,6 +111,14 @@ func answer(d policy.Decision) *authv3.CheckResponse {
 	if d.Title != "" { // for the proxy's log: its clients may be anybody
 		meta.Fields["title"], meta.Fields["owner"] = structpb.NewStringValue(d.Title), structpb.NewStringValue(d.Owner)
 		message += ": " + d.Title + ", owner " + d.Owner
+		if labels := d.Labels(); len(labels) > 0 {
+			fields := map[string]*structpb.Value{}
+			for name, text := range labels {
+				fields[name] = structpb.NewStringValue(text)
+			}
+			meta.Fields["labels"] = structpb.NewStructValue(&structpb.Struct{Fields: fields})
+			message += ", " + policy.LabelsText(labels)
+		}
 	}
 	return &authv3.CheckResponse{
 		Status: &statuspb.Status{Code: int32(code), Message: message}, DynamicMetadata: meta,

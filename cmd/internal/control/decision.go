@@ -11,7 +11,7 @@ import (
 func DecisionMessage(d policy.Decision) *controlv1.Decision {
 	m := &controlv1.Decision{
 		Id: d.ID, Kind: string(d.Kind), Allow: d.Allow, Level: d.Level, Rule: d.Rule, Title: d.Title, Reason: d.Reason,
-		File: d.File, Line: uint32(d.Line), Revision: d.Revision, At: timestamppb.New(d.At), InputJson: string(d.Input),
+		Owner: d.Owner, Labels: d.Labels(), File: d.File, Line: uint32(d.Line), Revision: d.Revision, At: timestamppb.New(d.At), InputJson: string(d.Input),
 	}
 	for _, v := range d.Verdicts {
 		mv := &controlv1.Verdict{Level: v.Level, Verdict: string(v.Outcome)}

@@ -1201,8 +1201,8 @@ func (x *PolicyLevel) GetStaleInSeconds() float64 {
 	return 0
 }
 
-// PolicyDrift counts the nodes of this node's region that do not enforce what they
-// should, by the records and the statements of nodes that came here.
+// PolicyDrift counts the nodes of a region that do not enforce what they should, by the
+// records and the statements of nodes that came here, or to that region's gateway.
 type PolicyDrift struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nodes         uint32                 `protobuf:"varint,1,opt,name=nodes,proto3" json:"nodes,omitempty"`
@@ -2302,6 +2302,8 @@ type RegionSummary struct {
 	Nodes         map[string]uint32      `protobuf:"bytes,6,rep,name=nodes,proto3" json:"nodes,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"varint,2,opt,name=value"` // count by standing
 	Services      []*Service             `protobuf:"bytes,7,rep,name=services,proto3" json:"services,omitempty"`
 	Frontier      string                 `protobuf:"bytes,8,opt,name=frontier,proto3" json:"frontier,omitempty"`
+	Policy        string                 `protobuf:"bytes,9,opt,name=policy,proto3" json:"policy,omitempty"` // revision in force on the gateway
+	Drift         *PolicyDrift           `protobuf:"bytes,10,opt,name=drift,proto3" json:"drift,omitempty"`  // of its region's nodes, by what came to the gateway
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2390,6 +2392,20 @@ func (x *RegionSummary) GetFrontier() string {
 		return x.Frontier
 	}
 	return ""
+}
+
+func (x *RegionSummary) GetPolicy() string {
+	if x != nil {
+		return x.Policy
+	}
+	return ""
+}
+
+func (x *RegionSummary) GetDrift() *PolicyDrift {
+	if x != nil {
+		return x.Drift
+	}
+	return nil
 }
 
 type Service struct {
@@ -3716,6 +3732,8 @@ type Decision struct {
 	At            *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=at,proto3" json:"at,omitempty"`
 	Verdicts      []*Verdict             `protobuf:"bytes,12,rep,name=verdicts,proto3" json:"verdicts,omitempty"`
 	InputJson     string                 `protobuf:"bytes,13,opt,name=input_json,json=inputJson,proto3" json:"input_json,omitempty"`
+	Owner         string                 `protobuf:"bytes,14,opt,name=owner,proto3" json:"owner,omitempty"`                                                                             // of the rule that decided
+	Labels        map[string]string      `protobuf:"bytes,15,rep,name=labels,proto3" json:"labels,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"` // others of its METADATA
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3839,6 +3857,20 @@ func (x *Decision) GetInputJson() string {
 		return x.InputJson
 	}
 	return ""
+}
+
+func (x *Decision) GetOwner() string {
+	if x != nil {
+		return x.Owner
+	}
+	return ""
+}
+
+func (x *Decision) GetLabels() map[string]string {
+	if x != nil {
+		return x.Labels
+	}
+	return nil
 }
 
 type Verdict struct {
@@ -6507,7 +6539,7 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\n" +
 	"sent_bytes\x18\x13 \x01(\x04R\tsentBytes\x12#\n" +
 	"\rwaiting_bytes\x18\x14 \x01(\x04R\fwaitingBytes\x128\n" +
-	"\x06policy\x18\x15 \x01(\v2 .bailiwick.control.v1.NodePolicyR\x06policy\"\xff\x02\n" +
+	"\x06policy\x18\x15 \x01(\v2 .bailiwick.control.v1.NodePolicyR\x06policy\"\xd0\x03\n" +
 	"\rRegionSummary\x12\x16\n" +
 	"\x06region\x18\x01 \x01(\tR\x06region\x12!\n" +
 	"\ftrust_domain\x18\x02 \x01(\tR\vtrustDomain\x12\x18\n" +
@@ -6516,7 +6548,10 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x02at\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x12D\n" +
 	"\x05nodes\x18\x06 \x03(\v2..bailiwick.control.v1.RegionSummary.NodesEntryR\x05nodes\x129\n" +
 	"\bservices\x18\a \x03(\v2\x1d.bailiwick.control.v1.ServiceR\bservices\x12\x1a\n" +
-	"\bfrontier\x18\b \x01(\tR\bfrontier\x1a8\n" +
+	"\bfrontier\x18\b \x01(\tR\bfrontier\x12\x16\n" +
+	"\x06policy\x18\t \x01(\tR\x06policy\x127\n" +
+	"\x05drift\x18\n" +
+	" \x01(\v2!.bailiwick.control.v1.PolicyDriftR\x05drift\x1a8\n" +
 	"\n" +
 	"NodesEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
@@ -6613,7 +6648,7 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x18\n" +
 	"\aerasure\x18\x02 \x01(\tR\aerasure\x12\x12\n" +
 	"\x04keys\x18\x03 \x01(\rR\x04keys\x12\x12\n" +
-	"\x04days\x18\x04 \x01(\rR\x04days\"\xe6\x02\n" +
+	"\x04days\x18\x04 \x01(\rR\x04days\"\xfb\x03\n" +
 	"\bDecision\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x14\n" +
@@ -6629,7 +6664,12 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x02at\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\x02at\x129\n" +
 	"\bverdicts\x18\f \x03(\v2\x1d.bailiwick.control.v1.VerdictR\bverdicts\x12\x1d\n" +
 	"\n" +
-	"input_json\x18\r \x01(\tR\tinputJson\"O\n" +
+	"input_json\x18\r \x01(\tR\tinputJson\x12\x14\n" +
+	"\x05owner\x18\x0e \x01(\tR\x05owner\x12B\n" +
+	"\x06labels\x18\x0f \x03(\v2*.bailiwick.control.v1.Decision.LabelsEntryR\x06labels\x1a9\n" +
+	"\vLabelsEntry\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"O\n" +
 	"\aVerdict\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\tR\x05level\x12\x18\n" +
 	"\averdict\x18\x02 \x01(\tR\averdict\x12\x14\n" +
@@ -6864,7 +6904,7 @@ func file_cmd_internal_control_controlv1_control_proto_rawDescGZIP() []byte {
 	return file_cmd_internal_control_controlv1_control_proto_rawDescData
 }
 
-var file_cmd_internal_control_controlv1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 91)
+var file_cmd_internal_control_controlv1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
 var file_cmd_internal_control_controlv1_control_proto_goTypes = []any{
 	(*View)(nil),                     // 0: bailiwick.control.v1.View
 	(*Debt)(nil),                     // 1: bailiwick.control.v1.Debt
@@ -6955,12 +6995,13 @@ var file_cmd_internal_control_controlv1_control_proto_goTypes = []any{
 	(*ShadowStatus)(nil),             // 86: bailiwick.control.v1.ShadowStatus
 	nil,                              // 87: bailiwick.control.v1.Debt.RegionsEntry
 	nil,                              // 88: bailiwick.control.v1.RegionSummary.NodesEntry
-	nil,                              // 89: bailiwick.control.v1.NodeAttestation.PcrsEntry
-	nil,                              // 90: bailiwick.control.v1.NodeAttestation.DigestsEntry
-	(*timestamppb.Timestamp)(nil),    // 91: google.protobuf.Timestamp
+	nil,                              // 89: bailiwick.control.v1.Decision.LabelsEntry
+	nil,                              // 90: bailiwick.control.v1.NodeAttestation.PcrsEntry
+	nil,                              // 91: bailiwick.control.v1.NodeAttestation.DigestsEntry
+	(*timestamppb.Timestamp)(nil),    // 92: google.protobuf.Timestamp
 }
 var file_cmd_internal_control_controlv1_control_proto_depIdxs = []int32{
-	91,  // 0: bailiwick.control.v1.View.as_of:type_name -> google.protobuf.Timestamp
+	92,  // 0: bailiwick.control.v1.View.as_of:type_name -> google.protobuf.Timestamp
 	1,   // 1: bailiwick.control.v1.View.debt:type_name -> bailiwick.control.v1.Debt
 	3,   // 2: bailiwick.control.v1.View.lease:type_name -> bailiwick.control.v1.Lease
 	87,  // 3: bailiwick.control.v1.Debt.regions:type_name -> bailiwick.control.v1.Debt.RegionsEntry
@@ -6973,8 +7014,8 @@ var file_cmd_internal_control_controlv1_control_proto_depIdxs = []int32{
 	9,   // 10: bailiwick.control.v1.NodeStatus.feed:type_name -> bailiwick.control.v1.Feed
 	10,  // 11: bailiwick.control.v1.NodeStatus.policy:type_name -> bailiwick.control.v1.Policy
 	21,  // 12: bailiwick.control.v1.NodeStatus.trail:type_name -> bailiwick.control.v1.Trail
-	91,  // 13: bailiwick.control.v1.Identity.svid_expires:type_name -> google.protobuf.Timestamp
-	91,  // 14: bailiwick.control.v1.Identity.epoch_expires:type_name -> google.protobuf.Timestamp
+	92,  // 13: bailiwick.control.v1.Identity.svid_expires:type_name -> google.protobuf.Timestamp
+	92,  // 14: bailiwick.control.v1.Identity.epoch_expires:type_name -> google.protobuf.Timestamp
 	8,   // 15: bailiwick.control.v1.Identity.attestation:type_name -> bailiwick.control.v1.Attestation
 	13,  // 16: bailiwick.control.v1.Policy.levels:type_name -> bailiwick.control.v1.PolicyLevel
 	14,  // 17: bailiwick.control.v1.Policy.drift:type_name -> bailiwick.control.v1.PolicyDrift
@@ -6983,143 +7024,145 @@ var file_cmd_internal_control_controlv1_control_proto_depIdxs = []int32{
 	86,  // 20: bailiwick.control.v1.Policy.shadow:type_name -> bailiwick.control.v1.ShadowStatus
 	12,  // 21: bailiwick.control.v1.Policy.rollouts:type_name -> bailiwick.control.v1.Rollout
 	11,  // 22: bailiwick.control.v1.Policy.decisions:type_name -> bailiwick.control.v1.DecisionLog
-	91,  // 23: bailiwick.control.v1.Rollout.since:type_name -> google.protobuf.Timestamp
-	91,  // 24: bailiwick.control.v1.PolicyLevel.not_after:type_name -> google.protobuf.Timestamp
-	91,  // 25: bailiwick.control.v1.SignedPolicy.not_before:type_name -> google.protobuf.Timestamp
-	91,  // 26: bailiwick.control.v1.SignedPolicy.not_after:type_name -> google.protobuf.Timestamp
+	92,  // 23: bailiwick.control.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	92,  // 24: bailiwick.control.v1.PolicyLevel.not_after:type_name -> google.protobuf.Timestamp
+	92,  // 25: bailiwick.control.v1.SignedPolicy.not_before:type_name -> google.protobuf.Timestamp
+	92,  // 26: bailiwick.control.v1.SignedPolicy.not_after:type_name -> google.protobuf.Timestamp
 	0,   // 27: bailiwick.control.v1.ListPoliciesResponse.view:type_name -> bailiwick.control.v1.View
 	15,  // 28: bailiwick.control.v1.ListPoliciesResponse.items:type_name -> bailiwick.control.v1.SignedPolicy
 	16,  // 29: bailiwick.control.v1.ListPoliciesResponse.nodes:type_name -> bailiwick.control.v1.NodePolicy
 	0,   // 30: bailiwick.control.v1.PublishPolicyResponse.view:type_name -> bailiwick.control.v1.View
 	15,  // 31: bailiwick.control.v1.PublishPolicyResponse.policy:type_name -> bailiwick.control.v1.SignedPolicy
-	91,  // 32: bailiwick.control.v1.Trail.at:type_name -> google.protobuf.Timestamp
-	91,  // 33: bailiwick.control.v1.Trail.witnessed_at:type_name -> google.protobuf.Timestamp
+	92,  // 32: bailiwick.control.v1.Trail.at:type_name -> google.protobuf.Timestamp
+	92,  // 33: bailiwick.control.v1.Trail.witnessed_at:type_name -> google.protobuf.Timestamp
 	22,  // 34: bailiwick.control.v1.Trail.custody:type_name -> bailiwick.control.v1.Custody
 	23,  // 35: bailiwick.control.v1.Custody.custodians:type_name -> bailiwick.control.v1.Custodian
 	24,  // 36: bailiwick.control.v1.Custody.holds:type_name -> bailiwick.control.v1.HeldCopy
-	91,  // 37: bailiwick.control.v1.Custodian.heard:type_name -> google.protobuf.Timestamp
+	92,  // 37: bailiwick.control.v1.Custodian.heard:type_name -> google.protobuf.Timestamp
 	8,   // 38: bailiwick.control.v1.PeerStatus.attestation:type_name -> bailiwick.control.v1.Attestation
 	16,  // 39: bailiwick.control.v1.PeerStatus.policy:type_name -> bailiwick.control.v1.NodePolicy
-	91,  // 40: bailiwick.control.v1.RegionSummary.at:type_name -> google.protobuf.Timestamp
+	92,  // 40: bailiwick.control.v1.RegionSummary.at:type_name -> google.protobuf.Timestamp
 	88,  // 41: bailiwick.control.v1.RegionSummary.nodes:type_name -> bailiwick.control.v1.RegionSummary.NodesEntry
 	27,  // 42: bailiwick.control.v1.RegionSummary.services:type_name -> bailiwick.control.v1.Service
-	0,   // 43: bailiwick.control.v1.ListCasesResponse.view:type_name -> bailiwick.control.v1.View
-	30,  // 44: bailiwick.control.v1.ListCasesResponse.cases:type_name -> bailiwick.control.v1.Case
-	91,  // 45: bailiwick.control.v1.Case.since:type_name -> google.protobuf.Timestamp
-	91,  // 46: bailiwick.control.v1.Case.appealed:type_name -> google.protobuf.Timestamp
-	0,   // 47: bailiwick.control.v1.ShowCaseResponse.view:type_name -> bailiwick.control.v1.View
-	30,  // 48: bailiwick.control.v1.ShowCaseResponse.case:type_name -> bailiwick.control.v1.Case
-	33,  // 49: bailiwick.control.v1.ShowCaseResponse.events:type_name -> bailiwick.control.v1.CaseEvent
-	91,  // 50: bailiwick.control.v1.CaseEvent.at:type_name -> google.protobuf.Timestamp
-	0,   // 51: bailiwick.control.v1.ReleaseResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 52: bailiwick.control.v1.AppealResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 53: bailiwick.control.v1.RollbackResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 54: bailiwick.control.v1.RevokeResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 55: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
-	48,  // 56: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
-	0,   // 57: bailiwick.control.v1.SealDecisionsResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 58: bailiwick.control.v1.ErasePayloadsResponse.view:type_name -> bailiwick.control.v1.View
-	91,  // 59: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
-	49,  // 60: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
-	0,   // 61: bailiwick.control.v1.ListAttestationsResponse.view:type_name -> bailiwick.control.v1.View
-	52,  // 62: bailiwick.control.v1.ListAttestationsResponse.items:type_name -> bailiwick.control.v1.NodeAttestation
-	8,   // 63: bailiwick.control.v1.NodeAttestation.attestation:type_name -> bailiwick.control.v1.Attestation
-	89,  // 64: bailiwick.control.v1.NodeAttestation.pcrs:type_name -> bailiwick.control.v1.NodeAttestation.PcrsEntry
-	90,  // 65: bailiwick.control.v1.NodeAttestation.digests:type_name -> bailiwick.control.v1.NodeAttestation.DigestsEntry
-	91,  // 66: bailiwick.control.v1.NodeAttestation.endorsement_expires:type_name -> google.protobuf.Timestamp
-	54,  // 67: bailiwick.control.v1.NodeAttestation.checks:type_name -> bailiwick.control.v1.Check
-	0,   // 68: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
-	91,  // 69: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
-	0,   // 70: bailiwick.control.v1.ListEntriesResponse.view:type_name -> bailiwick.control.v1.View
-	59,  // 71: bailiwick.control.v1.ListEntriesResponse.items:type_name -> bailiwick.control.v1.Entry
-	91,  // 72: bailiwick.control.v1.Entry.expires:type_name -> google.protobuf.Timestamp
-	59,  // 73: bailiwick.control.v1.ApplyEntriesRequest.entries:type_name -> bailiwick.control.v1.Entry
-	0,   // 74: bailiwick.control.v1.ApplyEntriesResponse.view:type_name -> bailiwick.control.v1.View
-	62,  // 75: bailiwick.control.v1.ApplyEntriesResponse.changes:type_name -> bailiwick.control.v1.EntryChange
-	63,  // 76: bailiwick.control.v1.ApplyEntriesResponse.refusals:type_name -> bailiwick.control.v1.EntryRefusal
-	59,  // 77: bailiwick.control.v1.EntryChange.entry:type_name -> bailiwick.control.v1.Entry
-	59,  // 78: bailiwick.control.v1.EntryChange.before:type_name -> bailiwick.control.v1.Entry
-	0,   // 79: bailiwick.control.v1.DeleteEntryResponse.view:type_name -> bailiwick.control.v1.View
-	59,  // 80: bailiwick.control.v1.DeleteEntryResponse.entry:type_name -> bailiwick.control.v1.Entry
-	0,   // 81: bailiwick.control.v1.ListTrustResponse.view:type_name -> bailiwick.control.v1.View
-	68,  // 82: bailiwick.control.v1.ListTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
-	91,  // 83: bailiwick.control.v1.TrustRecord.not_before:type_name -> google.protobuf.Timestamp
-	91,  // 84: bailiwick.control.v1.TrustRecord.not_after:type_name -> google.protobuf.Timestamp
-	69,  // 85: bailiwick.control.v1.TrustRecord.roots:type_name -> bailiwick.control.v1.TrustRoot
-	91,  // 86: bailiwick.control.v1.TrustRoot.not_after:type_name -> google.protobuf.Timestamp
-	0,   // 87: bailiwick.control.v1.ExportTrustResponse.view:type_name -> bailiwick.control.v1.View
-	68,  // 88: bailiwick.control.v1.ExportTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
-	0,   // 89: bailiwick.control.v1.ImportTrustResponse.view:type_name -> bailiwick.control.v1.View
-	74,  // 90: bailiwick.control.v1.ImportTrustResponse.items:type_name -> bailiwick.control.v1.TrustImport
-	68,  // 91: bailiwick.control.v1.TrustImport.record:type_name -> bailiwick.control.v1.TrustRecord
-	0,   // 92: bailiwick.control.v1.ExportDevIDResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 93: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 94: bailiwick.control.v1.ReachResponse.view:type_name -> bailiwick.control.v1.View
-	82,  // 95: bailiwick.control.v1.StartShadowRequest.levels:type_name -> bailiwick.control.v1.ShadowLevel
-	0,   // 96: bailiwick.control.v1.ShadowResponse.view:type_name -> bailiwick.control.v1.View
-	86,  // 97: bailiwick.control.v1.ShadowResponse.shadow:type_name -> bailiwick.control.v1.ShadowStatus
-	82,  // 98: bailiwick.control.v1.ShadowResponse.levels:type_name -> bailiwick.control.v1.ShadowLevel
-	91,  // 99: bailiwick.control.v1.ShadowStatus.started:type_name -> google.protobuf.Timestamp
-	91,  // 100: bailiwick.control.v1.ShadowStatus.since:type_name -> google.protobuf.Timestamp
-	2,   // 101: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
-	53,  // 102: bailiwick.control.v1.NodeAttestation.DigestsEntry.value:type_name -> bailiwick.control.v1.Digests
-	4,   // 103: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
-	28,  // 104: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
-	31,  // 105: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
-	34,  // 106: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
-	36,  // 107: bailiwick.control.v1.Control.Appeal:input_type -> bailiwick.control.v1.AppealRequest
-	38,  // 108: bailiwick.control.v1.Control.Rollback:input_type -> bailiwick.control.v1.RollbackRequest
-	40,  // 109: bailiwick.control.v1.Control.Revoke:input_type -> bailiwick.control.v1.RevokeRequest
-	42,  // 110: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
-	44,  // 111: bailiwick.control.v1.Control.SealDecisions:input_type -> bailiwick.control.v1.SealDecisionsRequest
-	46,  // 112: bailiwick.control.v1.Control.ErasePayloads:input_type -> bailiwick.control.v1.ErasePayloadsRequest
-	50,  // 113: bailiwick.control.v1.Control.ListAttestations:input_type -> bailiwick.control.v1.ListAttestationsRequest
-	55,  // 114: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
-	57,  // 115: bailiwick.control.v1.Control.ListEntries:input_type -> bailiwick.control.v1.ListEntriesRequest
-	60,  // 116: bailiwick.control.v1.Control.ApplyEntries:input_type -> bailiwick.control.v1.ApplyEntriesRequest
-	64,  // 117: bailiwick.control.v1.Control.DeleteEntry:input_type -> bailiwick.control.v1.DeleteEntryRequest
-	66,  // 118: bailiwick.control.v1.Control.ListTrust:input_type -> bailiwick.control.v1.ListTrustRequest
-	70,  // 119: bailiwick.control.v1.Control.ExportTrust:input_type -> bailiwick.control.v1.ExportTrustRequest
-	72,  // 120: bailiwick.control.v1.Control.ImportTrust:input_type -> bailiwick.control.v1.ImportTrustRequest
-	17,  // 121: bailiwick.control.v1.Control.ListPolicies:input_type -> bailiwick.control.v1.ListPoliciesRequest
-	19,  // 122: bailiwick.control.v1.Control.PublishPolicy:input_type -> bailiwick.control.v1.PublishPolicyRequest
-	75,  // 123: bailiwick.control.v1.Control.ExportDevID:input_type -> bailiwick.control.v1.ExportDevIDRequest
-	79,  // 124: bailiwick.control.v1.Control.Reach:input_type -> bailiwick.control.v1.ReachRequest
-	81,  // 125: bailiwick.control.v1.Control.StartShadow:input_type -> bailiwick.control.v1.StartShadowRequest
-	83,  // 126: bailiwick.control.v1.Control.GetShadow:input_type -> bailiwick.control.v1.GetShadowRequest
-	84,  // 127: bailiwick.control.v1.Control.StopShadow:input_type -> bailiwick.control.v1.StopShadowRequest
-	77,  // 128: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
-	5,   // 129: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
-	29,  // 130: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
-	32,  // 131: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
-	35,  // 132: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
-	37,  // 133: bailiwick.control.v1.Control.Appeal:output_type -> bailiwick.control.v1.AppealResponse
-	39,  // 134: bailiwick.control.v1.Control.Rollback:output_type -> bailiwick.control.v1.RollbackResponse
-	41,  // 135: bailiwick.control.v1.Control.Revoke:output_type -> bailiwick.control.v1.RevokeResponse
-	43,  // 136: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
-	45,  // 137: bailiwick.control.v1.Control.SealDecisions:output_type -> bailiwick.control.v1.SealDecisionsResponse
-	47,  // 138: bailiwick.control.v1.Control.ErasePayloads:output_type -> bailiwick.control.v1.ErasePayloadsResponse
-	51,  // 139: bailiwick.control.v1.Control.ListAttestations:output_type -> bailiwick.control.v1.ListAttestationsResponse
-	56,  // 140: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
-	58,  // 141: bailiwick.control.v1.Control.ListEntries:output_type -> bailiwick.control.v1.ListEntriesResponse
-	61,  // 142: bailiwick.control.v1.Control.ApplyEntries:output_type -> bailiwick.control.v1.ApplyEntriesResponse
-	65,  // 143: bailiwick.control.v1.Control.DeleteEntry:output_type -> bailiwick.control.v1.DeleteEntryResponse
-	67,  // 144: bailiwick.control.v1.Control.ListTrust:output_type -> bailiwick.control.v1.ListTrustResponse
-	71,  // 145: bailiwick.control.v1.Control.ExportTrust:output_type -> bailiwick.control.v1.ExportTrustResponse
-	73,  // 146: bailiwick.control.v1.Control.ImportTrust:output_type -> bailiwick.control.v1.ImportTrustResponse
-	18,  // 147: bailiwick.control.v1.Control.ListPolicies:output_type -> bailiwick.control.v1.ListPoliciesResponse
-	20,  // 148: bailiwick.control.v1.Control.PublishPolicy:output_type -> bailiwick.control.v1.PublishPolicyResponse
-	76,  // 149: bailiwick.control.v1.Control.ExportDevID:output_type -> bailiwick.control.v1.ExportDevIDResponse
-	80,  // 150: bailiwick.control.v1.Control.Reach:output_type -> bailiwick.control.v1.ReachResponse
-	85,  // 151: bailiwick.control.v1.Control.StartShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	85,  // 152: bailiwick.control.v1.Control.GetShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	85,  // 153: bailiwick.control.v1.Control.StopShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	78,  // 154: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
-	129, // [129:155] is the sub-list for method output_type
-	103, // [103:129] is the sub-list for method input_type
-	103, // [103:103] is the sub-list for extension type_name
-	103, // [103:103] is the sub-list for extension extendee
-	0,   // [0:103] is the sub-list for field type_name
+	14,  // 43: bailiwick.control.v1.RegionSummary.drift:type_name -> bailiwick.control.v1.PolicyDrift
+	0,   // 44: bailiwick.control.v1.ListCasesResponse.view:type_name -> bailiwick.control.v1.View
+	30,  // 45: bailiwick.control.v1.ListCasesResponse.cases:type_name -> bailiwick.control.v1.Case
+	92,  // 46: bailiwick.control.v1.Case.since:type_name -> google.protobuf.Timestamp
+	92,  // 47: bailiwick.control.v1.Case.appealed:type_name -> google.protobuf.Timestamp
+	0,   // 48: bailiwick.control.v1.ShowCaseResponse.view:type_name -> bailiwick.control.v1.View
+	30,  // 49: bailiwick.control.v1.ShowCaseResponse.case:type_name -> bailiwick.control.v1.Case
+	33,  // 50: bailiwick.control.v1.ShowCaseResponse.events:type_name -> bailiwick.control.v1.CaseEvent
+	92,  // 51: bailiwick.control.v1.CaseEvent.at:type_name -> google.protobuf.Timestamp
+	0,   // 52: bailiwick.control.v1.ReleaseResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 53: bailiwick.control.v1.AppealResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 54: bailiwick.control.v1.RollbackResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 55: bailiwick.control.v1.RevokeResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 56: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
+	48,  // 57: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
+	0,   // 58: bailiwick.control.v1.SealDecisionsResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 59: bailiwick.control.v1.ErasePayloadsResponse.view:type_name -> bailiwick.control.v1.View
+	92,  // 60: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
+	49,  // 61: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
+	89,  // 62: bailiwick.control.v1.Decision.labels:type_name -> bailiwick.control.v1.Decision.LabelsEntry
+	0,   // 63: bailiwick.control.v1.ListAttestationsResponse.view:type_name -> bailiwick.control.v1.View
+	52,  // 64: bailiwick.control.v1.ListAttestationsResponse.items:type_name -> bailiwick.control.v1.NodeAttestation
+	8,   // 65: bailiwick.control.v1.NodeAttestation.attestation:type_name -> bailiwick.control.v1.Attestation
+	90,  // 66: bailiwick.control.v1.NodeAttestation.pcrs:type_name -> bailiwick.control.v1.NodeAttestation.PcrsEntry
+	91,  // 67: bailiwick.control.v1.NodeAttestation.digests:type_name -> bailiwick.control.v1.NodeAttestation.DigestsEntry
+	92,  // 68: bailiwick.control.v1.NodeAttestation.endorsement_expires:type_name -> google.protobuf.Timestamp
+	54,  // 69: bailiwick.control.v1.NodeAttestation.checks:type_name -> bailiwick.control.v1.Check
+	0,   // 70: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
+	92,  // 71: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
+	0,   // 72: bailiwick.control.v1.ListEntriesResponse.view:type_name -> bailiwick.control.v1.View
+	59,  // 73: bailiwick.control.v1.ListEntriesResponse.items:type_name -> bailiwick.control.v1.Entry
+	92,  // 74: bailiwick.control.v1.Entry.expires:type_name -> google.protobuf.Timestamp
+	59,  // 75: bailiwick.control.v1.ApplyEntriesRequest.entries:type_name -> bailiwick.control.v1.Entry
+	0,   // 76: bailiwick.control.v1.ApplyEntriesResponse.view:type_name -> bailiwick.control.v1.View
+	62,  // 77: bailiwick.control.v1.ApplyEntriesResponse.changes:type_name -> bailiwick.control.v1.EntryChange
+	63,  // 78: bailiwick.control.v1.ApplyEntriesResponse.refusals:type_name -> bailiwick.control.v1.EntryRefusal
+	59,  // 79: bailiwick.control.v1.EntryChange.entry:type_name -> bailiwick.control.v1.Entry
+	59,  // 80: bailiwick.control.v1.EntryChange.before:type_name -> bailiwick.control.v1.Entry
+	0,   // 81: bailiwick.control.v1.DeleteEntryResponse.view:type_name -> bailiwick.control.v1.View
+	59,  // 82: bailiwick.control.v1.DeleteEntryResponse.entry:type_name -> bailiwick.control.v1.Entry
+	0,   // 83: bailiwick.control.v1.ListTrustResponse.view:type_name -> bailiwick.control.v1.View
+	68,  // 84: bailiwick.control.v1.ListTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
+	92,  // 85: bailiwick.control.v1.TrustRecord.not_before:type_name -> google.protobuf.Timestamp
+	92,  // 86: bailiwick.control.v1.TrustRecord.not_after:type_name -> google.protobuf.Timestamp
+	69,  // 87: bailiwick.control.v1.TrustRecord.roots:type_name -> bailiwick.control.v1.TrustRoot
+	92,  // 88: bailiwick.control.v1.TrustRoot.not_after:type_name -> google.protobuf.Timestamp
+	0,   // 89: bailiwick.control.v1.ExportTrustResponse.view:type_name -> bailiwick.control.v1.View
+	68,  // 90: bailiwick.control.v1.ExportTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
+	0,   // 91: bailiwick.control.v1.ImportTrustResponse.view:type_name -> bailiwick.control.v1.View
+	74,  // 92: bailiwick.control.v1.ImportTrustResponse.items:type_name -> bailiwick.control.v1.TrustImport
+	68,  // 93: bailiwick.control.v1.TrustImport.record:type_name -> bailiwick.control.v1.TrustRecord
+	0,   // 94: bailiwick.control.v1.ExportDevIDResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 95: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 96: bailiwick.control.v1.ReachResponse.view:type_name -> bailiwick.control.v1.View
+	82,  // 97: bailiwick.control.v1.StartShadowRequest.levels:type_name -> bailiwick.control.v1.ShadowLevel
+	0,   // 98: bailiwick.control.v1.ShadowResponse.view:type_name -> bailiwick.control.v1.View
+	86,  // 99: bailiwick.control.v1.ShadowResponse.shadow:type_name -> bailiwick.control.v1.ShadowStatus
+	82,  // 100: bailiwick.control.v1.ShadowResponse.levels:type_name -> bailiwick.control.v1.ShadowLevel
+	92,  // 101: bailiwick.control.v1.ShadowStatus.started:type_name -> google.protobuf.Timestamp
+	92,  // 102: bailiwick.control.v1.ShadowStatus.since:type_name -> google.protobuf.Timestamp
+	2,   // 103: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
+	53,  // 104: bailiwick.control.v1.NodeAttestation.DigestsEntry.value:type_name -> bailiwick.control.v1.Digests
+	4,   // 105: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
+	28,  // 106: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
+	31,  // 107: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
+	34,  // 108: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
+	36,  // 109: bailiwick.control.v1.Control.Appeal:input_type -> bailiwick.control.v1.AppealRequest
+	38,  // 110: bailiwick.control.v1.Control.Rollback:input_type -> bailiwick.control.v1.RollbackRequest
+	40,  // 111: bailiwick.control.v1.Control.Revoke:input_type -> bailiwick.control.v1.RevokeRequest
+	42,  // 112: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
+	44,  // 113: bailiwick.control.v1.Control.SealDecisions:input_type -> bailiwick.control.v1.SealDecisionsRequest
+	46,  // 114: bailiwick.control.v1.Control.ErasePayloads:input_type -> bailiwick.control.v1.ErasePayloadsRequest
+	50,  // 115: bailiwick.control.v1.Control.ListAttestations:input_type -> bailiwick.control.v1.ListAttestationsRequest
+	55,  // 116: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
+	57,  // 117: bailiwick.control.v1.Control.ListEntries:input_type -> bailiwick.control.v1.ListEntriesRequest
+	60,  // 118: bailiwick.control.v1.Control.ApplyEntries:input_type -> bailiwick.control.v1.ApplyEntriesRequest
+	64,  // 119: bailiwick.control.v1.Control.DeleteEntry:input_type -> bailiwick.control.v1.DeleteEntryRequest
+	66,  // 120: bailiwick.control.v1.Control.ListTrust:input_type -> bailiwick.control.v1.ListTrustRequest
+	70,  // 121: bailiwick.control.v1.Control.ExportTrust:input_type -> bailiwick.control.v1.ExportTrustRequest
+	72,  // 122: bailiwick.control.v1.Control.ImportTrust:input_type -> bailiwick.control.v1.ImportTrustRequest
+	17,  // 123: bailiwick.control.v1.Control.ListPolicies:input_type -> bailiwick.control.v1.ListPoliciesRequest
+	19,  // 124: bailiwick.control.v1.Control.PublishPolicy:input_type -> bailiwick.control.v1.PublishPolicyRequest
+	75,  // 125: bailiwick.control.v1.Control.ExportDevID:input_type -> bailiwick.control.v1.ExportDevIDRequest
+	79,  // 126: bailiwick.control.v1.Control.Reach:input_type -> bailiwick.control.v1.ReachRequest
+	81,  // 127: bailiwick.control.v1.Control.StartShadow:input_type -> bailiwick.control.v1.StartShadowRequest
+	83,  // 128: bailiwick.control.v1.Control.GetShadow:input_type -> bailiwick.control.v1.GetShadowRequest
+	84,  // 129: bailiwick.control.v1.Control.StopShadow:input_type -> bailiwick.control.v1.StopShadowRequest
+	77,  // 130: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
+	5,   // 131: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
+	29,  // 132: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
+	32,  // 133: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
+	35,  // 134: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
+	37,  // 135: bailiwick.control.v1.Control.Appeal:output_type -> bailiwick.control.v1.AppealResponse
+	39,  // 136: bailiwick.control.v1.Control.Rollback:output_type -> bailiwick.control.v1.RollbackResponse
+	41,  // 137: bailiwick.control.v1.Control.Revoke:output_type -> bailiwick.control.v1.RevokeResponse
+	43,  // 138: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
+	45,  // 139: bailiwick.control.v1.Control.SealDecisions:output_type -> bailiwick.control.v1.SealDecisionsResponse
+	47,  // 140: bailiwick.control.v1.Control.ErasePayloads:output_type -> bailiwick.control.v1.ErasePayloadsResponse
+	51,  // 141: bailiwick.control.v1.Control.ListAttestations:output_type -> bailiwick.control.v1.ListAttestationsResponse
+	56,  // 142: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
+	58,  // 143: bailiwick.control.v1.Control.ListEntries:output_type -> bailiwick.control.v1.ListEntriesResponse
+	61,  // 144: bailiwick.control.v1.Control.ApplyEntries:output_type -> bailiwick.control.v1.ApplyEntriesResponse
+	65,  // 145: bailiwick.control.v1.Control.DeleteEntry:output_type -> bailiwick.control.v1.DeleteEntryResponse
+	67,  // 146: bailiwick.control.v1.Control.ListTrust:output_type -> bailiwick.control.v1.ListTrustResponse
+	71,  // 147: bailiwick.control.v1.Control.ExportTrust:output_type -> bailiwick.control.v1.ExportTrustResponse
+	73,  // 148: bailiwick.control.v1.Control.ImportTrust:output_type -> bailiwick.control.v1.ImportTrustResponse
+	18,  // 149: bailiwick.control.v1.Control.ListPolicies:output_type -> bailiwick.control.v1.ListPoliciesResponse
+	20,  // 150: bailiwick.control.v1.Control.PublishPolicy:output_type -> bailiwick.control.v1.PublishPolicyResponse
+	76,  // 151: bailiwick.control.v1.Control.ExportDevID:output_type -> bailiwick.control.v1.ExportDevIDResponse
+	80,  // 152: bailiwick.control.v1.Control.Reach:output_type -> bailiwick.control.v1.ReachResponse
+	85,  // 153: bailiwick.control.v1.Control.StartShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	85,  // 154: bailiwick.control.v1.Control.GetShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	85,  // 155: bailiwick.control.v1.Control.StopShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	78,  // 156: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
+	131, // [131:157] is the sub-list for method output_type
+	105, // [105:131] is the sub-list for method input_type
+	105, // [105:105] is the sub-list for extension type_name
+	105, // [105:105] is the sub-list for extension extendee
+	0,   // [0:105] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlv1_control_proto_init() }
@@ -7133,7 +7176,7 @@ func file_cmd_internal_control_controlv1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlv1_control_proto_rawDesc), len(file_cmd_internal_control_controlv1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   91,
+			NumMessages:   92,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
