@@ -89,7 +89,11 @@ func appealOf(c *controlv1.Case) string {
 	if c.Appealed == nil {
 		return "-"
 	}
-	return c.Appealed.AsTime().Format(time.RFC3339)
+	since := c.Appealed.AsTime().Format(time.RFC3339)
+	if c.AppealUnattested {
+		return since + " unattested"
+	}
+	return since
 }
 
 // happened is what all nodes saw and did in a case, the oldest first.

@@ -26,7 +26,10 @@ func quarantineAppealCommand(o *options) *cobra.Command {
 operator's word to the region's authority: what happened, and why it does not happen again.
 An issuer of the region carries it; a node that is shut out reaches nobody else. At the
 authority, quarantine list and show have it. Nothing changes before release, after which
-this node goes on by itself, in a new epoch. A new word is heard a minute after the last.`,
+this node goes on by itself, in a new epoch. A new word is heard a minute after the last.
+
+Without a TPM it signs with the key of its feed, or shows the certificate it enrolled by, and
+its appeal is marked unattested: nothing is known of the machine.`,
 		Example: `  bailiwick quarantine appeal --reason "the virtual machine was cloned; the clone is deleted"`,
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -47,7 +50,7 @@ this node goes on by itself, in a new epoch. A new word is heard a minute after 
 			item, _ := json.Marshal(map[string]string{"appeal": req.Note}) // of strings: cannot fail
 			doc.Items = append(doc.Items, item)
 			return output.Write(o.out, o.format, doc, func(w io.Writer) {
-				fmt.Fprintf(w, "%s appeals: the region's authority has it, with a fresh quote of its machine\n", shortID(r.View.ViewOf))
+				fmt.Fprintf(w, "%s appeals: the region's authority has it\n", shortID(r.View.ViewOf))
 			})
 		},
 	}

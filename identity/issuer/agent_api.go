@@ -9,12 +9,13 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
 )
 
 // agentAPI is spire.api.server.agent.v1.Agent.
@@ -88,11 +89,17 @@ func (s agentAPI) AttestAgent(stream agentv1.Agent_AttestAgentServer) error {
 	if err != nil {
 		return refuse(spiffeid.ID{}, err)
 	}
-	id, err := AgentID(s.td, kind, attested.Name)
-	if err != nil {
-		return refuse(spiffeid.ID{}, err)
+	note := noteOf(ctx)
+	if !attested.Speaker.IsZero() && note == "" {
+		return refuse(attested.Speaker, status.Errorf(codes.PermissionDenied, "%s is good for an appeal only", kind))
 	}
-	if note := noteOf(ctx); note != "" {
+	id := attested.Speaker
+	if id.IsZero() {
+		if id, err = AgentID(s.td, kind, attested.Name); err != nil {
+			return refuse(spiffeid.ID{}, err)
+		}
+	}
+	if note != "" {
 		if err := s.appeal(ctx, stream.SetTrailer, id, kind, note, attested, from); err != nil {
 			return refuse(id, err)
 		}

@@ -9,10 +9,11 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/bailiwick-mesh/bailiwick/attest/bounded"
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // ErrUnknownAgent means nothing attested under this agent ID.

@@ -8,8 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
 )
 
 // tokenLife is how long a join token may be used, once, that an applied entry names.

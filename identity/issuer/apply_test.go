@@ -11,13 +11,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
-	"github.com/bailiwick-mesh/bailiwick/identity/spire"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	entryv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/entry/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc/codes"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
+	"github.com/bailiwick-mesh/bailiwick/identity/spire"
 )
 
 func program(name string, on spiffeid.ID, selectors ...string) issuer.Entry {

@@ -12,10 +12,12 @@ import (
 	"sync"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
 )
 
 // ErrToken means a join token is unknown, expired or spent.
@@ -72,6 +74,9 @@ type Attested struct {
 	// Unbound says that the evidence is of a TPM, and the CSR's key not proven to be in
 	// it: such an agent gets no epoch certificate.
 	Unbound bool
+	// Speaker, if set, is a node whose words these are, and no machine was proven: such evidence
+	// is good for an appeal, and nothing is issued for it.
+	Speaker spiffeid.ID
 	// Selectors say what is known of the machine, as type:value; node aliases match
 	// them.
 	Selectors []string

@@ -8,8 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/identity/internal/root"
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
+
+	"github.com/bailiwick-mesh/bailiwick/identity/internal/root"
 )
 
 var (

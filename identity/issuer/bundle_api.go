@@ -5,13 +5,14 @@ import (
 	"crypto/x509"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 )
 
 // refreshHint is how often whoever asks for bundles should ask again.

@@ -15,10 +15,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
-	"github.com/bailiwick-mesh/bailiwick/identity/internal/root"
 	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
+	"github.com/bailiwick-mesh/bailiwick/identity/internal/root"
 )
 
 const (

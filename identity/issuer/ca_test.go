@@ -16,9 +16,10 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/identity/internal/root"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
+
+	"github.com/bailiwick-mesh/bailiwick/identity/internal/root"
 )
 
 var (

@@ -9,13 +9,14 @@ import (
 	"net/netip"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/bailiwick-mesh/bailiwick/identity"
 )
 
 // caller is who makes a call: verified, active, in good standing.

@@ -11,11 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
+
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
 	"github.com/bailiwick-mesh/bailiwick/identity/spire"
 	"github.com/bailiwick-mesh/bailiwick/identity/trust"
-	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 )
 
 // TestX509SVIDConformance: what is issued, section by section of the X509-SVID standard.

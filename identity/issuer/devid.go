@@ -12,13 +12,14 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/attest/tpm"
 	"github.com/bailiwick-mesh/bailiwick/identity/internal/root"
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer/issuerv1"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 const (

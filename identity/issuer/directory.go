@@ -8,8 +8,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 )
 
 // registered is an Entry with what the issuer adds to it.

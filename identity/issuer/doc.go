@@ -78,6 +78,9 @@
 // that, because this one has all it takes: peers cut the node's sessions and its SVIDs may have
 // expired, but issuers take evidence from anybody, bounded and in turn; the quote is fresh and is
 // verified where quotes are; and it is bound to the TLS channel, so the note needs no signature.
+// A machine without a TPM shows what it enrolled by or, where that was a token and is spent, that it
+// has the key of its feed (bailiwick_epoch: [EpochProof], which gets nobody anything else). Its
+// appeal is marked: no EK, nothing known of the machine.
 //
 // # Nested
 //

@@ -9,12 +9,13 @@ import (
 	"fmt"
 	"time"
 
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/identity/endorse"
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer/issuerv1"
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 )
 
 // issuerAPI is bailiwick.issuer.v1.Issuer.

@@ -8,9 +8,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 const (

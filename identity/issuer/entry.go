@@ -10,10 +10,11 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // ErrEntry means a registration entry cannot be. The message names the entry

@@ -6,9 +6,10 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
 	"github.com/bailiwick-mesh/bailiwick/identity/spire"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 func TestManyEntries(t *testing.T) {

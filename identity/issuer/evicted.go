@@ -6,8 +6,9 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
 )
 
 const evictedBucket = "issuer/evicted" // path of an agent ID -> number of its newest eviction, 8 bytes

@@ -17,13 +17,14 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
 	"github.com/bailiwick-mesh/bailiwick/identity/spire"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 var (

@@ -14,12 +14,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/bailiwick-mesh/bailiwick/identity/endorse"
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
 	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
 	"github.com/bailiwick-mesh/bailiwick/identity/spire"
-	"github.com/spiffe/go-spiffe/v2/bundle/x509bundle"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // The whole way of a node: attest, be named, get SVIDs, enrol.

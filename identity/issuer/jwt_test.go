@@ -14,12 +14,13 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
-	"github.com/bailiwick-mesh/bailiwick/identity/spire"
-	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	"github.com/spiffe/go-spiffe/v2/bundle/jwtbundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"github.com/spiffe/go-spiffe/v2/svid/jwtsvid"
+
+	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
+	"github.com/bailiwick-mesh/bailiwick/identity/spire"
+	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 )
 
 // part decodes one part of a token.

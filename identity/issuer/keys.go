@@ -15,9 +15,10 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/identity/internal/root"
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/identity/internal/root"
 )
 
 const (

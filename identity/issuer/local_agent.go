@@ -11,15 +11,16 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/statement"
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/bailiwick-mesh/bailiwick/identity"
 )
 
 // localAgentAPI is spire.api.server.agent.v1.Agent for the operator.

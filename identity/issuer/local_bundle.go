@@ -4,11 +4,12 @@ import (
 	"context"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 )
 
 // localBundleAPI is spire.api.server.bundle.v1.Bundle for the operator. Bundles

@@ -12,10 +12,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/identity"
-	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
-	"github.com/bailiwick-mesh/bailiwick/identity/spire"
-	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	agentv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/agent/v1"
 	bundlev1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/bundle/v1"
@@ -28,6 +24,11 @@ import (
 	"google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/bailiwick-mesh/bailiwick/identity"
+	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
+	"github.com/bailiwick-mesh/bailiwick/identity/spire"
+	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 )
 
 // local connects as the operator.

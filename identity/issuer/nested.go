@@ -8,9 +8,10 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/identity/internal/root"
 	"github.com/spiffe/go-spiffe/v2/bundle/spiffebundle"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/bailiwick-mesh/bailiwick/identity/internal/root"
 )
 
 // nestedLifetime is how long a nested authority asks to be valid. The upstream may

@@ -7,13 +7,14 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
-	"github.com/bailiwick-mesh/bailiwick/identity/spire"
-	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	"github.com/spiffe/go-spiffe/v2/svid/x509svid"
 	localauthorityv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/localauthority/v1"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/bailiwick-mesh/bailiwick/identity/issuer"
+	"github.com/bailiwick-mesh/bailiwick/identity/spire"
+	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 )
 
 // A root is replaced under a fleet that never notices.

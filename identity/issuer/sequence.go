@@ -7,9 +7,10 @@ import (
 	"slices"
 	"sync"
 
+	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
+
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 )
 
 const bundlesBucket = "issuer/bundles" // trust domain -> edition

@@ -16,12 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/bailiwick-mesh/bailiwick/identity"
-	"github.com/bailiwick-mesh/bailiwick/identity/endorse"
-	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
-	"github.com/bailiwick-mesh/bailiwick/identity/issuer/issuerv1"
-	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
@@ -34,6 +28,13 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/keepalive"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/bailiwick-mesh/bailiwick/identity"
+	"github.com/bailiwick-mesh/bailiwick/identity/endorse"
+	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
+	"github.com/bailiwick-mesh/bailiwick/identity/issuer/issuerv1"
+	"github.com/bailiwick-mesh/bailiwick/identity/trust"
 )
 
 const (

@@ -9,10 +9,11 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
-	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 	"google.golang.org/grpc/credentials"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
+	"github.com/bailiwick-mesh/bailiwick/identity"
 )
 
 // session is one connection, and what its calls have in common. Each thing that is

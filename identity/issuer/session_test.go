@@ -12,9 +12,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/identity"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 var (

@@ -8,12 +8,13 @@ import (
 	"slices"
 	"time"
 
-	"github.com/bailiwick-mesh/bailiwick/attest/statement"
-	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	svidv1 "github.com/spiffe/spire-api-sdk/proto/spire/api/server/svid/v1"
 	"github.com/spiffe/spire-api-sdk/proto/spire/api/types"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
 )
 
 // svidAPI is spire.api.server.svid.v1.SVID.

@@ -16,6 +16,8 @@ import (
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/peer"
+
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 )
 
 // The TLS exporter (RFC 8446 §7.5, no context) that binds evidence to its
@@ -71,6 +73,33 @@ func (JoinToken) String() string { return "JoinToken(redacted)" }
 
 // Format hides the token.
 func (j JoinToken) Format(f fmt.State, _ rune) { fmt.Fprint(f, j.String()) }
+
+// EpochProof speaks for a node without a TPM, by "bailiwick_epoch": it holds the key of an epoch
+// certificate. It is good for Appeal; issuers give no SVID for it.
+type EpochProof struct {
+	TrustDomain spiffeid.TrustDomain
+	Cert        []byte        // DER; it may have ended
+	Key         crypto.Signer // of the certificate
+}
+
+var epochProofType = statement.Type{Name: "epoch-proof", Version: 1}
+
+// Type returns "bailiwick_epoch".
+func (EpochProof) Type() string { return "bailiwick_epoch" }
+
+// Begin returns the certificate.
+func (p EpochProof) Begin(context.Context) ([]byte, func(Question) ([]byte, error), error) {
+	return p.Cert, func(q Question) ([]byte, error) {
+		payload, err := statement.Marshal(struct {
+			Exporter  []byte `cbor:"1,keyasint"`
+			Challenge []byte `cbor:"2,keyasint"`
+		}{q.Exporter, q.Challenge})
+		if err != nil {
+			return nil, err
+		}
+		return statement.Sign(p.Key, epochProofType, p.TrustDomain.Name(), payload)
+	}, nil
+}
 
 // TPM attests by "bailiwick_tpm". Its fields are those of tpm.Keys' Hello and
 // Prove, all required.

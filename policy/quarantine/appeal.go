@@ -29,12 +29,16 @@ type Appeal struct {
 	Accused spiffeid.ID
 	Note    string      // root cause in its operator's words, 1 to MaxNote bytes of UTF-8
 	At      time.Time   // when the authority got it, to the second
-	EKHash  [32]byte    // names the machine whose fresh quote came with it
+	EKHash  [32]byte    // names the machine whose fresh quote came with it; zero: it has no TPM
 	Resets  uint32      // of its TPM
 	Starts  uint64      // starts of the sidecar, by the TPM's counter
-	Epoch   uint64      // epochs spent, by the TPM's counter
-	By      spiffeid.ID // the issuer that verified the quote
+	Epoch   uint64      // epochs spent, by the TPM's counter; without one, that of the key it spoke with, if any
+	By      spiffeid.ID // the issuer that verified what came with it
 }
+
+// Unattested reports whether nothing is known of the machine that appeals: these are the words of
+// who holds a key in software, which may be whoever stole it.
+func (a Appeal) Unattested() bool { return a.EKHash == [32]byte{} }
 
 type appealWire struct {
 	Accused string   `cbor:"1,keyasint"`

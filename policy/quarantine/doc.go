@@ -21,7 +21,8 @@
 // the release's. So a second proof about the old epoch, arriving late, does not
 // revive what was answered, and a fault in the new epoch does count.
 //
-// An [Appeal] is what the accused says to the authority. It is no fact and changes no standing.
+// An [Appeal] is what the accused says to the authority. It is no fact and changes no standing. That of
+// a node without a TPM is marked: nothing is known of its machine.
 //
 // What always holds:
 //   - Facts come in only through Checks, which the node gives: no finding

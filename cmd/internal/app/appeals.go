@@ -45,9 +45,12 @@ func (a appeals) take(ap quarantine.Appeal) error {
 		if err := tx.Put(appealBucket, []byte(ap.Accused.String()), b); err != nil {
 			return err
 		}
-		return trail.Append(tx, trail.PeerAppeal, map[string]any{
-			"appeal": ap.Accused.String(), "note": ap.Note, "machine": ap.EKHash[:], "starts": ap.Starts, "by": ap.By.String(),
-		})
+		body := map[string]any{"appeal": ap.Accused.String(), "note": ap.Note, "machine": ap.EKHash[:], "starts": ap.Starts, "by": ap.By.String()}
+		if ap.Unattested() {
+			delete(body, "machine")
+			body["unattested"] = "it has no TPM"
+		}
+		return trail.Append(tx, trail.PeerAppeal, body)
 	})
 }
 
@@ -73,7 +76,7 @@ func (a appeals) pending(c quarantine.Case) quarantine.Appeal {
 // show adds an appeal to what is shown of a case.
 func (a appeals) show(c quarantine.Case, m *controlv1.Case) {
 	if ap := a.pending(c); !ap.Accused.IsZero() {
-		m.Appeal, m.Appealed = ap.Note, timestamppb.New(ap.At)
+		m.Appeal, m.Appealed, m.AppealUnattested = ap.Note, timestamppb.New(ap.At), ap.Unattested()
 	}
 }
 
@@ -83,11 +86,18 @@ func (a appeals) story(c quarantine.Case) []string {
 	if ap.Accused.IsZero() {
 		return nil
 	}
-	return []string{fmt.Sprintf("appeals since %s: %q", ap.At.Format(time.RFC3339), ap.Note),
+	words := fmt.Sprintf("appeals since %s: %q", ap.At.Format(time.RFC3339), ap.Note)
+	switch {
+	case ap.Unattested() && ap.Epoch != 0:
+		return []string{words, fmt.Sprintf("unattested: it has no TPM, and signed with the key of epoch %d of its feed, which is in software; nothing is known of its machine; taken by %s", ap.Epoch, ap.By)}
+	case ap.Unattested():
+		return []string{words, fmt.Sprintf("unattested: it has no TPM, and showed what it enrolled by; nothing is known of its machine; taken by %s", ap.By)}
+	}
+	return []string{words,
 		fmt.Sprintf("with a fresh quote of machine %x (resets %d, starts %d, epochs spent %d), verified by %s", ap.EKHash[:8], ap.Resets, ap.Starts, ap.Epoch, ap.By)}
 }
 
-// Appeal takes this node's word to its authority, with a fresh proof of its machine.
+// Appeal takes this node's word to its authority, with a fresh proof of its machine, where it has a TPM.
 func (h handler) Appeal(ctx context.Context, req *controlv1.AppealRequest) (*controlv1.AppealResponse, error) {
 	if n := len(req.Note); n == 0 || n > quarantine.MaxNote {
 		return nil, h.coded(connect.CodeInvalidArgument, fmt.Errorf("%w: a note of %d bytes, want 1 to %d", quarantine.ErrAppeal, n, quarantine.MaxNote))

@@ -48,6 +48,15 @@ func TestAppealsAreKeptAndShown(t *testing.T) {
 	if story := strings.Join(a.story(c), "; "); m.Appeal != "a copy ran" || !m.Appealed.AsTime().Equal(since) || !strings.Contains(story, `"a copy ran"; with a fresh quote of machine 0700000000000000 (`) {
 		t.Errorf("shown as %v, %q", &m, story)
 	}
+	soft := quarantine.Appeal{Accused: liar, Note: "no TPM", At: since.Add(time.Hour), Epoch: 3, By: other}
+	if err := a.take(soft); err != nil {
+		t.Fatal(err)
+	}
+	m = controlv1.Case{}
+	a.show(c, &m)
+	if story := strings.Join(a.story(c), "; "); !m.AppealUnattested || !strings.Contains(story, "unattested: it has no TPM, and signed with the key of epoch 3") || strings.Contains(story, "quote") {
+		t.Errorf("without a TPM shown as %v, %q", &m, story)
+	}
 	c.Status.Standing = quarantine.Released
 	if len(a.story(c)) != 0 || !a.pending(c).Accused.IsZero() {
 		t.Error("still waits, though it is decided")

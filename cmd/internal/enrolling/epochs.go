@@ -13,11 +13,15 @@ import (
 )
 
 func (c *Credentials) verifyEpoch(der []byte) (epoch.Certificate, error) {
+	return c.epochAt(der, time.Now())
+}
+
+func (c *Credentials) epochAt(der []byte, at time.Time) (epoch.Certificate, error) {
 	r, ok := c.trust.Record(c.cfg.Node.TrustDomain())
 	if !ok {
 		return epoch.Certificate{}, trust.ErrUnknown
 	}
-	cert, err := epoch.Verify(der, r.RecordRoots, r.TrustDomain, time.Now())
+	cert, err := epoch.Verify(der, r.RecordRoots, r.TrustDomain, at)
 	if err == nil && cert.ID != c.cfg.Node {
 		return epoch.Certificate{}, fmt.Errorf("%w: the epoch certificate is for %s", ErrWrongNode, cert.ID)
 	}

@@ -50,13 +50,16 @@ type testRegion struct {
 
 	asked  atomic.Int64 // how often the issuer asked for a standing of agent or node: in every call, of both
 	refuse atomic.Int64 // the time at which the answer is no; 0: never
+
+	shut  atomic.Bool        // whether the node is quarantined
+	heard chan issuer.Appeal // of it
 }
 
 // newTestRegion has the given attestors beside the join token, and gives the node
 // to whoever attested as one of agents.
 func newTestRegion(t *testing.T, attestors []issuer.Attestor, agents ...spiffeid.ID) *testRegion {
 	t.Helper()
-	r := &testRegion{t: t, global: p256(t), store: openStore(t, filepath.Join(t.TempDir(), "issuer.db"))}
+	r := &testRegion{t: t, global: p256(t), store: openStore(t, filepath.Join(t.TempDir(), "issuer.db")), heard: make(chan issuer.Appeal, 1)}
 	now := time.Now()
 	ca, err := issuer.NewCA(tdEast, now.Add(-time.Hour))
 	r.must(err)
@@ -79,11 +82,15 @@ func newTestRegion(t *testing.T, attestors []issuer.Attestor, agents ...spiffeid
 	}
 	r.server, err = issuer.New(issuer.Config{
 		CA: ca, RecordRoot: root, Store: r.store, Epochs: desk, Endorse: desk.Endorse,
-		Attestors: append(attestors, &tokens), Entries: entries, TrustRecords: func() [][]byte { return [][]byte{r.record} },
+		Appeal:    func(_ context.Context, a issuer.Appeal) error { r.heard <- a; return nil },
+		Attestors: append(attestors, &tokens, issuer.EpochProof{TrustDomain: tdEast, Roots: func() []*x509.Certificate { return []*x509.Certificate{root.Certificate()} }}), Entries: entries, TrustRecords: func() [][]byte { return [][]byte{r.record} },
 		PolicyHeads: func(spiffeid.ID) [][]byte { return r.heads },
 		Standing: func(id spiffeid.ID) error {
 			if id == workShop { // a node goes on without a workload's SVID
 				return nil
+			}
+			if r.shut.Load() {
+				return errors.New("quarantined")
 			}
 			if r.asked.Add(1) == r.refuse.Load() {
 				return errors.New("not now")

@@ -168,7 +168,12 @@ func (i *Role) attestors() ([]issuer.Attestor, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := []issuer.Attestor{issuer.TPM{Verifier: &verifier, Appraise: i.Appraise}, i.judged(&i.joins)}
+	td := i.Node.Node.TrustDomain()
+	speaks := issuer.EpochProof{TrustDomain: td, Roots: func() []*x509.Certificate {
+		r, _ := i.Trust.Record(td)
+		return r.RecordRoots
+	}}
+	out := []issuer.Attestor{issuer.TPM{Verifier: &verifier, Appraise: i.Appraise}, i.judged(&i.joins), speaks}
 	if len(c.X509PoPRoots) > 0 {
 		roots, err := pool(c.X509PoPRoots)
 		if err != nil {

@@ -2573,20 +2573,21 @@ func (x *ListCasesResponse) GetCases() []*Case {
 }
 
 type Case struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // hex digest of the finding, shortened for people
-	Accused       string                 `protobuf:"bytes,2,opt,name=accused,proto3" json:"accused,omitempty"`
-	Standing      string                 `protobuf:"bytes,3,opt,name=standing,proto3" json:"standing,omitempty"`
-	Class         string                 `protobuf:"bytes,4,opt,name=class,proto3" json:"class,omitempty"`
-	Since         *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
-	Observers     []string               `protobuf:"bytes,6,rep,name=observers,proto3" json:"observers,omitempty"` // who carried the proof
-	EvidenceBytes uint32                 `protobuf:"varint,7,opt,name=evidence_bytes,json=evidenceBytes,proto3" json:"evidence_bytes,omitempty"`
-	Capped        bool                   `protobuf:"varint,8,opt,name=capped,proto3" json:"capped,omitempty"` // sessions kept because the cap is reached
-	Reason        string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
-	Appeal        string                 `protobuf:"bytes,10,opt,name=appeal,proto3" json:"appeal,omitempty"` // of the accused, at the authority: waits for a decision
-	Appealed      *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=appealed,proto3" json:"appealed,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	Id               string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // hex digest of the finding, shortened for people
+	Accused          string                 `protobuf:"bytes,2,opt,name=accused,proto3" json:"accused,omitempty"`
+	Standing         string                 `protobuf:"bytes,3,opt,name=standing,proto3" json:"standing,omitempty"`
+	Class            string                 `protobuf:"bytes,4,opt,name=class,proto3" json:"class,omitempty"`
+	Since            *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=since,proto3" json:"since,omitempty"`
+	Observers        []string               `protobuf:"bytes,6,rep,name=observers,proto3" json:"observers,omitempty"` // who carried the proof
+	EvidenceBytes    uint32                 `protobuf:"varint,7,opt,name=evidence_bytes,json=evidenceBytes,proto3" json:"evidence_bytes,omitempty"`
+	Capped           bool                   `protobuf:"varint,8,opt,name=capped,proto3" json:"capped,omitempty"` // sessions kept because the cap is reached
+	Reason           string                 `protobuf:"bytes,9,opt,name=reason,proto3" json:"reason,omitempty"`
+	Appeal           string                 `protobuf:"bytes,10,opt,name=appeal,proto3" json:"appeal,omitempty"` // of the accused, at the authority: waits for a decision
+	Appealed         *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=appealed,proto3" json:"appealed,omitempty"`
+	AppealUnattested bool                   `protobuf:"varint,12,opt,name=appeal_unattested,json=appealUnattested,proto3" json:"appeal_unattested,omitempty"` // no TPM vouches for the machine that appeals
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *Case) Reset() {
@@ -2694,6 +2695,13 @@ func (x *Case) GetAppealed() *timestamppb.Timestamp {
 		return x.Appealed
 	}
 	return nil
+}
+
+func (x *Case) GetAppealUnattested() bool {
+	if x != nil {
+		return x.AppealUnattested
+	}
+	return false
 }
 
 type ShowCaseRequest struct {
@@ -6565,7 +6573,7 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x10ListCasesRequest\"u\n" +
 	"\x11ListCasesResponse\x12.\n" +
 	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x120\n" +
-	"\x05cases\x18\x02 \x03(\v2\x1a.bailiwick.control.v1.CaseR\x05cases\"\xd9\x02\n" +
+	"\x05cases\x18\x02 \x03(\v2\x1a.bailiwick.control.v1.CaseR\x05cases\"\x86\x03\n" +
 	"\x04Case\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaccused\x18\x02 \x01(\tR\aaccused\x12\x1a\n" +
@@ -6578,7 +6586,8 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x06reason\x18\t \x01(\tR\x06reason\x12\x16\n" +
 	"\x06appeal\x18\n" +
 	" \x01(\tR\x06appeal\x126\n" +
-	"\bappealed\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bappealed\"!\n" +
+	"\bappealed\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bappealed\x12+\n" +
+	"\x11appeal_unattested\x18\f \x01(\bR\x10appealUnattested\"!\n" +
 	"\x0fShowCaseRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x93\x02\n" +
 	"\x10ShowCaseResponse\x12.\n" +
