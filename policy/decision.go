@@ -61,6 +61,10 @@ type Thresholds struct {
 	Observers        int    `json:"observers,omitempty"`          // assigned to each node, for what cannot be proven
 	QuorumPercent    int    `json:"quorum_percent,omitempty"`     // of them that quarantine it; never fewer than a majority
 	Accusations      int    `json:"accusations,omitempty"`        // nodes that one observer has a say about at a time
+
+	// SuspectOpen are the kinds of keys whose last good state local programs get also where its owner
+	// is shut out; a trailing * stands for any rest. Of other kinds they get all but the value.
+	SuspectOpen []string `json:"suspect_open,omitempty"`
 }
 
 // Decision is the answer, complete enough to be explained and replayed. Its zero value denies. What

@@ -79,8 +79,8 @@
 // of before did, is refused when it is loaded.
 //
 // Thresholds are {hold_seconds, hold_max_seconds, mild_faults, cap_percent, cap_proven_percent,
-// observers, quorum_percent, accusations}, whole numbers, each of which may be absent. Of several levels the lowest that allows and may
-// gives them; whoever asks keeps to its own where the decision is a denial.
+// observers, quorum_percent, accusations}, whole numbers, and {suspect_open}, kinds of keys, each of which may be absent. Of several levels the lowest that allows and may
+// gives them; whoever asks keeps to its own where the decision is a denial, and opens nothing.
 //
 // The input of each kind is closed (KindSchema; docs/policy/inputs.md): a rule, also of a library,
 // that reads a field which a kind it decides does not have is refused when it is loaded.

@@ -15,7 +15,7 @@ var Scopes = []string{"zone", "region", "global"}
 // valueFields are the fields of values. A grant must have all but kinds, thresholds may have each.
 var valueFields = map[string][]string{
 	grantRule:      {"prefix", "scope", "bytes", "rate", "kinds"},
-	thresholdsRule: {"hold_seconds", "hold_max_seconds", "mild_faults", "cap_percent", "cap_proven_percent", "observers", "quorum_percent", "accusations"},
+	thresholdsRule: {"hold_seconds", "hold_max_seconds", "mild_faults", "cap_percent", "cap_proven_percent", "observers", "quorum_percent", "accusations", "suspect_open"},
 }
 
 // values reads the value of every allow that held.
@@ -71,7 +71,7 @@ func readGrant(id string, o ast.Object) (g Grant, err error) {
 	return g, err
 }
 
-// readThresholds reads whole numbers; what is absent stays 0.
+// readThresholds reads whole numbers, and the kinds that are open; what is absent stays 0.
 func readThresholds(id string, o ast.Object) (Thresholds, error) {
 	t := Thresholds{ID: id}
 	for i, into := range []*int{&t.HoldSeconds, &t.HoldMaxSeconds, &t.MildFaults, &t.CapPercent, &t.CapProvenPercent, &t.Observers, &t.QuorumPercent, &t.Accusations} {
@@ -87,6 +87,12 @@ func readThresholds(id string, o ast.Object) (Thresholds, error) {
 			return Thresholds{}, err
 		}
 		*into = int(n)
+	}
+	if kinds := o.Get(ast.StringTerm("suspect_open")); kinds != nil {
+		var err error
+		if t.SuspectOpen, err = texts(kinds, "suspect_open"); err != nil {
+			return Thresholds{}, err
+		}
 	}
 	return t, nil
 }

@@ -70,7 +70,17 @@ func get(ctx context.Context, o *options, prefix string) error {
 }
 
 func itemRow(item *statev1.Item) []string {
-	return []string{item.Key, fmt.Sprintf("%d/%d", item.Epoch, item.Seq), output.Span(seconds(item.AgeSeconds)), leaseOf(item), item.Scope, valueText(item.Value) + mismatch(item)}
+	return []string{item.Key, fmt.Sprintf("%d/%d", item.Epoch, item.Seq), output.Span(seconds(item.AgeSeconds)), leaseOf(item), item.Scope, itemText(item) + mismatch(item)}
+}
+
+// withheldText stands for a value that policy keeps closed.
+const withheldText = "(withheld: its owner is shut out)"
+
+func itemText(item *statev1.Item) string {
+	if item.Withheld {
+		return withheldText
+	}
+	return valueText(item.Value)
 }
 
 // mismatch says that a value breaks a schema that came after it.

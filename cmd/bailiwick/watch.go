@@ -64,7 +64,11 @@ func describe(w io.Writer, item *statev1.Item) {
 			fmt.Fprintf(w, "%-9s %s\n", line[0], line[1])
 		}
 	}
-	fmt.Fprintf(w, "%-9s %s\n", "value", strings.ReplaceAll(wholeValue(item.Value), "\n", "\n          "))
+	text := wholeValue(item.Value)
+	if item.Withheld {
+		text = "withheld: its owner is shut out or frozen here, and policy keeps its state of this kind closed (suspect_open of kind quarantine)"
+	}
+	fmt.Fprintf(w, "%-9s %s\n", "value", strings.ReplaceAll(text, "\n", "\n          "))
 }
 
 // fitText is what schemas say of a value: nothing where none covers it.
@@ -182,6 +186,7 @@ type eventItem struct {
 	At      time.Time `json:"at"`
 	Lease   string    `json:"lease"`
 	Suspect bool      `json:"suspect,omitempty"`
+	Closed  bool      `json:"withheld,omitempty"` // policy keeps the value closed
 	Rewind  bool      `json:"rewind,omitempty"`
 	Scope   string    `json:"scope"`
 
@@ -200,13 +205,20 @@ func printEvent(o *options, e client.Event) error {
 	if i := e.Item; i.Key != "" {
 		out.Item = &eventItem{
 			Key: i.Key, Value: i.Value, Owner: i.Owner.String(), Epoch: i.Epoch, Seq: i.Seq, At: i.At,
-			Lease: i.Lease, Suspect: i.Suspect, Rewind: i.Rewind, Scope: string(i.Scope), AttestedBy: i.AttestedBy, Mismatch: i.Mismatch,
+			Lease: i.Lease, Suspect: i.Suspect, Closed: i.Closed, Rewind: i.Rewind, Scope: string(i.Scope), AttestedBy: i.AttestedBy, Mismatch: i.Mismatch,
 		}
 	}
 	return output.Line(o.out, o.format, out, func(w io.Writer) {
 		switch {
 		case out.Item != nil:
-			fmt.Fprintf(w, "%-8s %s  %d/%d  %s  %s  %s\n", e.Kind, e.Item.Key, e.Item.Epoch, e.Item.Seq, output.Span(e.Item.Age), e.Item.Lease, valueText(e.Item.Value))
+			lease, text := e.Item.Lease, valueText(e.Item.Value)
+			if e.Item.Suspect {
+				lease += " suspect"
+			}
+			if e.Item.Closed {
+				text = withheldText
+			}
+			fmt.Fprintf(w, "%-8s %s  %d/%d  %s  %s  %s\n", e.Kind, e.Item.Key, e.Item.Epoch, e.Item.Seq, output.Span(e.Item.Age), lease, text)
 		case e.Err != nil:
 			fmt.Fprintf(w, "%-8s %s\n", e.Kind, e.Err)
 		default:

@@ -101,6 +101,7 @@ type Item struct {
 	Heard   time.Duration // since the owner's newest record held here
 	Lease   string        // of the owner's word: live, delayed, stale, expired
 	Suspect bool          // the owner is shut out or frozen: this is its last good state
+	Closed  bool          // it is suspect, and policy keeps its kind closed: Value is nil, although there is one
 	Rewind  bool          // the owner went on from before this write
 
 	AttestedBy string // how its owner enrolled: tpm, unattested; empty: not known here
@@ -236,7 +237,7 @@ func itemOf(m *statev1.Item) (Item, error) {
 	i := Item{
 		Key: m.GetKey(), Value: m.GetValue(), Owner: owner, Epoch: m.GetEpoch(), Seq: m.GetSeq(), Scope: Scope(m.GetScope()),
 		Revision: m.GetRevision(), At: m.GetAt().AsTime(), Age: seconds(m.GetAgeSeconds()), Heard: seconds(m.GetHeardSeconds()),
-		Lease: m.GetLease(), Suspect: m.GetSuspect(), Rewind: m.GetRewind(), AttestedBy: m.GetAttestedBy(),
+		Lease: m.GetLease(), Suspect: m.GetSuspect(), Closed: m.GetWithheld(), Rewind: m.GetRewind(), AttestedBy: m.GetAttestedBy(),
 	}
 	i.Schema, i.Mismatch = m.GetFit().GetSchema(), m.GetFit().GetError()
 	copy(i.Record[:], m.GetRecord())

@@ -175,10 +175,14 @@ func TestWhichPartsCount(t *testing.T) {
 	}{
 		{nil, 1111}, {[]string{"suspect"}, 1101}, {[]string{"expired"}, 1011}, {[]string{"rewind"}, 111}, {[]string{"suspect", "expired", "rewind"}, 1},
 	} {
-		state, out := parted(parts, reading{of: value.Counter, leaveOut: tt.leaveOut}, func(replica.Entry) int { return 0 })
+		state, out := parted(parts, reading{of: value.Counter, leaveOut: tt.leaveOut}, func(replica.Entry) int { return 0 }, func(replica.Entry) bool { return false })
 		if got := state.Count(); got != tt.want || len(out) != 2+len(tt.leaveOut) || out["/node/n5"] == "" || out["/node/n6"] == "" {
 			t.Errorf("without %v: %d, left out %v", tt.leaveOut, got, out)
 		}
+	}
+	state, out := parted(parts, reading{of: value.Counter}, func(replica.Entry) int { return 0 }, func(e replica.Entry) bool { return e.Suspect })
+	if state.Count() != 1101 || !strings.Contains(out["/node/n2"], "policy keeps it closed") {
+		t.Errorf("closed by policy: %d, left out %v", state.Count(), out)
 	}
 	if _, err := (value.State{}).TypeOf(); err != nil {
 		t.Error(err)

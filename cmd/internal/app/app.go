@@ -115,6 +115,7 @@ type App struct {
 	residency *residency
 	changing  [64]sync.Mutex // by name: held while a part of a shared value is made of the last
 	standing  *standings
+	suspects  suspects
 	attesting *appraisals // of the region's machines
 	accusing  *accusing   // of what is found of them
 	verify    *verifier

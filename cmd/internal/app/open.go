@@ -186,7 +186,7 @@ func (a *App) openReplica() (err error) {
 	})
 	a.standing.size = a.roster
 	a.standing.thresholds = (&thresholds{
-		engine: a.engine, decide: a.engine.Decide, record: a.decisions.Record, use: a.standing.set.Use, log: a.log, now: time.Now,
+		engine: a.engine, decide: a.engine.Decide, record: a.decisions.Record, use: a.standing.set.Use, open: a.suspects.open, log: a.log, now: time.Now,
 		self: func() *policy.Peer { return a.subjects.node(a.cfg.Node) },
 	}).at
 	return err

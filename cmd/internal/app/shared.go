@@ -145,7 +145,7 @@ func (s stateAPI) Change(ctx context.Context, req *statev1.ChangeRequest) (*stat
 			return nil, s.invalid(fmt.Errorf("this node has something else under %s, delete it first: %w", req.Name, err))
 		}
 	}
-	state, _ := parted(parts, reading{}, s.rank)
+	state, _ := parted(parts, reading{}, s.rank, s.withheld)
 	part, err := change.Apply(state, s.cfg.Node.Path(), uint64(time.Now().UnixMicro()))
 	if err != nil {
 		return nil, s.invalid(err)
@@ -188,7 +188,7 @@ func (s stateAPI) readingOf(t string, leaveOut []string) (r reading, err error) 
 var leavable = []string{"suspect", "expired", "rewind"}
 
 // parted is what the parts of a name say together, and why some do not count, by owner.
-func parted(parts []replica.Entry, how reading, rank func(replica.Entry) int) (state value.State, out map[string]string) {
+func parted(parts []replica.Entry, how reading, rank func(replica.Entry) int, withheld func(replica.Entry) bool) (state value.State, out map[string]string) {
 	state, out = value.State{}, map[string]string{}
 	for _, e := range parts {
 		owner := e.Owner.Path()
@@ -197,6 +197,10 @@ func parted(parts []replica.Entry, how reading, rank func(replica.Entry) int) (s
 			if is[what] {
 				out[owner] = what
 			}
+		}
+		if withheld(e) {
+			out[owner] = "suspect, and policy keeps it closed"
+			continue
 		}
 		p, err := value.Parse(e.Value)
 		switch {
@@ -226,7 +230,7 @@ func (s stateAPI) rank(e replica.Entry) int {
 
 // joined reads a name. Errors wrap value.ErrType.
 func (s stateAPI) joined(key string, parts []replica.Entry, how reading) (*statev1.Joined, error) {
-	state, out := parted(parts, how, s.rank)
+	state, out := parted(parts, how, s.rank, s.withheld)
 	of := how.of
 	if of == "" {
 		var err error

@@ -39,12 +39,16 @@ func (s stateAPI) view(ctx context.Context) *statev1.View {
 }
 
 func (s stateAPI) item(e replica.Entry) *statev1.Item {
-	return &statev1.Item{
+	m := &statev1.Item{
 		Key: e.Key, Value: e.Value, Owner: e.Owner.String(), Epoch: e.Epoch, Seq: e.Seq, Record: e.Record[:],
 		At: timestamppb.New(e.HLC.Time()), AgeSeconds: max(0, time.Since(e.HLC.Time()).Seconds()), HeardSeconds: e.Age.Seconds(),
 		Lease: e.Lease.String(), Suspect: e.Suspect, Rewind: e.Rewind, Scope: e.Scope.String(), Revision: e.Revision,
 		AttestedBy: s.attestation(e.Owner).kind, Fit: s.fit(e),
 	}
+	if s.withheld(e) {
+		m.Value, m.Withheld = nil, true
+	}
+	return m
 }
 
 // fit is what the schemas in force say of a value that was let in, perhaps before them.

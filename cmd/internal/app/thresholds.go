@@ -24,6 +24,7 @@ type thresholds struct {
 	record   func(policy.Decision) policy.Decision
 	self     func() *policy.Peer
 	use      func(quarantine.Thresholds)
+	open     func(kinds []string) // of keys, whose suspect state programs get
 	log      *slog.Logger
 	now      func() time.Time
 	mu       sync.Mutex // held while policy is asked; guards what follows
@@ -58,6 +59,7 @@ func (t *thresholds) at(r quarantine.Roster) {
 			t.log.Warn("policy gives no thresholds of quarantine; the defaults are in force", "reason", d.Reason, slog.Any("", d))
 		}
 		t.use(quarantine.Defaults())
+		t.open(nil)
 		return
 	}
 	bounded, moved := quarantine.Thresholds{
@@ -68,10 +70,11 @@ func (t *thresholds) at(r quarantine.Roster) {
 	if news {
 		t.log.Info("thresholds of quarantine", "rule", d.Rule, "hold", bounded.Hold, "hold_max", bounded.HoldMax,
 			"mild_faults", bounded.MildFaults, "cap_percent", bounded.Cap, "cap_proven_percent", bounded.CapProven,
-			"observers", bounded.Observers, "quorum_percent", bounded.Quorum, "accusations", bounded.Budget)
+			"observers", bounded.Observers, "quorum_percent", bounded.Quorum, "accusations", bounded.Budget, "suspect_open", d.Thresholds.SuspectOpen)
 		if len(moved) > 0 {
 			t.log.Warn("the policy's thresholds of quarantine are outside their bounds", "moved", moved)
 		}
 	}
 	t.use(bounded)
+	t.open(d.Thresholds.SuspectOpen)
 }

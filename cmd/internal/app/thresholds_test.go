@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"log/slog"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -32,6 +33,8 @@ func TestThresholdsFollowPolicy(t *testing.T) {
 		"shipped":        {[]policy.Level{builtin.Global()}, quarantine.Defaults(), "level=INFO", false},
 		"tuned":          {[]policy.Level{with(map[string]any{"hold_seconds": 7, "cap_percent": 3})}, quarantine.Thresholds{Hold: 7 * time.Second, HoldMax: 10 * time.Minute, MildFaults: 8, Cap: 3, CapProven: 25, Observers: 45, Quorum: 67, Budget: 3}, "hold=7s", false},
 		"beyond":         {[]policy.Level{with(map[string]any{"cap_proven_percent": 100})}, quarantine.Thresholds{Hold: 30 * time.Second, HoldMax: 10 * time.Minute, MildFaults: 8, Cap: 10, CapProven: 49, Observers: 45, Quorum: 67, Budget: 3}, "cap_proven_percent is 49 instead of 100", false},
+		"opened":         {[]policy.Level{with(map[string]any{"suspect_open": []any{"x-route", "service"}})}, quarantine.Defaults(), "suspect_open=\"[service x-route]\"", false},
+		"opened wrongly": {[]policy.Level{with(map[string]any{"suspect_open": "*"})}, quarantine.Defaults(), "rule=level-error", true},
 		"wrong":          {[]policy.Level{with(map[string]any{"cap_percent": "all"})}, quarantine.Defaults(), "rule=level-error", true},
 		"misspelt":       {[]policy.Level{with(map[string]any{"cap_percents": 3})}, quarantine.Defaults(), "rule=level-error", true},
 		"nothing":        {[]policy.Level{bare}, quarantine.Defaults(), "rule=no-grant", true},
@@ -44,6 +47,7 @@ func TestThresholdsFollowPolicy(t *testing.T) {
 		}
 		var said bytes.Buffer
 		var got quarantine.Thresholds
+		open := []string{"never told"}
 		var recorded []policy.Decision
 		asked, now := 0, time.Unix(1_790_000_000, 0)
 		th := &thresholds{
@@ -52,9 +56,13 @@ func TestThresholdsFollowPolicy(t *testing.T) {
 			record: func(d policy.Decision) policy.Decision { recorded = append(recorded, d); return d },
 			self:   func() *policy.Peer { return &policy.Peer{Region: "east"} },
 			use:    func(t quarantine.Thresholds) { got = t },
+			open:   func(kinds []string) { open = kinds },
 		}
 		for range 3 {
 			th.at(quarantine.Roster{Attested: 40})
+		}
+		if want := map[string][]string{"shipped": {"*"}, "opened": {"service", "x-route"}}[name]; !slices.Equal(open, want) {
+			t.Errorf("%s: open %q, want %q", name, open, want)
 		}
 		if got != tt.want || asked != 1 || len(recorded) != 1 || recorded[0].Allow == tt.denied || !strings.Contains(said.String(), tt.says) {
 			t.Errorf("%s: %+v after %d questions, recorded %v, said %s", name, got, asked, recorded, &said)

@@ -237,6 +237,7 @@ type Item struct {
 	Revision      uint64                 `protobuf:"varint,14,opt,name=revision,proto3" json:"revision,omitempty"`                             // of the change that brought it to this node
 	AttestedBy    string                 `protobuf:"bytes,15,opt,name=attested_by,json=attestedBy,proto3" json:"attested_by,omitempty"`        // how its owner enrolled: tpm, unattested; empty: not known here
 	Fit           *Fit                   `protobuf:"bytes,16,opt,name=fit,proto3" json:"fit,omitempty"`                                        // unset: no schema covers the key
+	Withheld      bool                   `protobuf:"varint,17,opt,name=withheld,proto3" json:"withheld,omitempty"`                             // policy keeps suspect state of this kind closed: there is a value, and it is not here
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -381,6 +382,13 @@ func (x *Item) GetFit() *Fit {
 		return x.Fit
 	}
 	return nil
+}
+
+func (x *Item) GetWithheld() bool {
+	if x != nil {
+		return x.Withheld
+	}
+	return false
 }
 
 // Fit is what the schemas in force at the answering node say of a value that it holds.
@@ -1558,7 +1566,7 @@ const file_gossip_client_statev1_state_proto_rawDesc = "" +
 	"\x05Lease\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x12+\n" +
 	"\x11remaining_seconds\x18\x02 \x01(\x01R\x10remainingSeconds\x12#\n" +
-	"\rdegraded_mode\x18\x03 \x01(\tR\fdegradedMode\"\xbc\x03\n" +
+	"\rdegraded_mode\x18\x03 \x01(\tR\fdegradedMode\"\xd8\x03\n" +
 	"\x04Item\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\fR\x05value\x12\x14\n" +
@@ -1578,7 +1586,8 @@ const file_gossip_client_statev1_state_proto_rawDesc = "" +
 	"\brevision\x18\x0e \x01(\x04R\brevision\x12\x1f\n" +
 	"\vattested_by\x18\x0f \x01(\tR\n" +
 	"attestedBy\x12)\n" +
-	"\x03fit\x18\x10 \x01(\v2\x17.bailiwick.state.v1.FitR\x03fit\"K\n" +
+	"\x03fit\x18\x10 \x01(\v2\x17.bailiwick.state.v1.FitR\x03fit\x12\x1a\n" +
+	"\bwithheld\x18\x11 \x01(\bR\bwithheld\"K\n" +
 	"\x03Fit\x12\x16\n" +
 	"\x06schema\x18\x01 \x01(\tR\x06schema\x12\x16\n" +
 	"\x06policy\x18\x02 \x01(\tR\x06policy\x12\x14\n" +
