@@ -49,6 +49,7 @@ type fleet struct {
 	mu    sync.Mutex
 	feeds map[spiffeid.ID]feed.EpochKey
 	apart func(a, b netip.AddrPort) bool
+	keeps func(from, to, origin spiffeid.ID) bool // what a node keeps from another
 }
 
 type fleetNode struct {
@@ -161,8 +162,13 @@ func (f *fleet) run(n *fleetNode, conn net.PacketConn) {
 	standing := testStandings(st)
 	if n.replica, err = replica.Open(replica.Config{
 		Self: n.id, Store: st, Keys: f.epochKey, Kinds: kinds(), TTL: recordTTL, Log: log, Metrics: n.reg,
-		Apply:  func(feed.Record, feed.Op) error { return nil },
-		Terms:  func(spiffeid.ID) replica.Terms { return f.terms },
+		Apply: func(feed.Record, feed.Op) error { return nil },
+		Terms: func(spiffeid.ID) replica.Terms { return f.terms },
+		Carry: func(peer, origin spiffeid.ID) bool {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			return origin.MemberOf(east) && (f.keeps == nil || !f.keeps(n.id, peer, origin))
+		},
 		Roster: func() (out []replica.Member) { return (&App{dir: n.dir}).members() },
 	}); err != nil {
 		t.Fatal(err)
@@ -245,6 +251,12 @@ func (f *fleet) divide(apart func(a, b netip.AddrPort) bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.apart = apart
+}
+
+func (f *fleet) withhold(keeps func(from, to, origin spiffeid.ID) bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.keeps = keeps
 }
 
 // agree waits until nodes hold the same frontier, which it returns the time of.

@@ -42,10 +42,6 @@ func TestConvictedRelayBeyondTheCap(t *testing.T) {
 		}
 
 		s := n.peering.standing
-		accused := spiffeid.RequireFromString("spiffe://east.dev.example/node/a-sacrifice")
-		s.set = quarantine.NewSet(east, quarantine.Checks{Evidence: func(b []byte) (quarantine.Finding, error) {
-			return quarantine.Finding{Accused: accused, Class: "equivocation", Digest: [32]byte{b[0]}, Epoch: 1}, nil
-		}})
 		a := &App{cfg: config.Config{Node: n.id}, link: n.link, replica: n.replica, peering: n.peering, standing: s, log: slog.New(slog.DiscardHandler)}
 		s.enforce = func(id spiffeid.ID, e quarantine.Effects) (was severed) {
 			if id == bad.id {
@@ -53,9 +49,8 @@ func TestConvictedRelayBeyondTheCap(t *testing.T) {
 			}
 			return was
 		}
-		for i, id := range []spiffeid.ID{accused, bad.id} {
-			accused = id
-			if _, _, err := s.evidence([]byte{byte(i)}, writer.id); err != nil {
+		for _, id := range []spiffeid.ID{spiffeid.RequireFromString("spiffe://east.dev.example/node/a-sacrifice"), bad.id} {
+			if _, _, err := s.evidence([]byte("proof of "+id.String()), writer.id); err != nil {
 				t.Fatal(err)
 			}
 		}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
 )
@@ -23,10 +24,13 @@ var (
 	other = spiffeid.RequireFromString("spiffe://east.dev.example/node/other")
 )
 
-// testStandings convicts liar on the evidence "proof".
+// testStandings convicts liar on the evidence "proof", and anybody on "proof of" and the name.
 func testStandings(st *store.Store) *standings {
 	s := newStandings(quarantine.NewSet(east, quarantine.Checks{
 		Evidence: func(b []byte) (quarantine.Finding, error) {
+			if id, err := spiffeid.FromString(strings.TrimPrefix(string(b), "proof of ")); err == nil {
+				return quarantine.Finding{Accused: id, Class: "equivocation", Digest: statement.Digest(b), Epoch: 2}, nil
+			}
 			if string(b) != "proof" {
 				return quarantine.Finding{}, errors.New("no proof")
 			}
