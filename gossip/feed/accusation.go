@@ -49,6 +49,7 @@ func (p *parsedProof) readAccusation() error {
 // rule. The error wraps errHolds, or ErrUncheckable.
 func refute(b []byte, keys KeyFunc) (why string, err error) {
 	p, perr := parseProof(b)
+	//bailiwick:check TestFraming/a_newer_rule
 	if perr != nil && !errors.Is(perr, errShowsNothing) || p.Form == formFalse {
 		return "", fmt.Errorf("%w: %w", errHolds, errors.Join(perr, errors.New("another version may know its form")))
 	}

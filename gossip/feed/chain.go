@@ -96,7 +96,7 @@ func (c *Chain) judge(now time.Time, rec Record) Result {
 	if l.has(rec) {
 		return Result{Verdict: Duplicate}
 	}
-	//bailiwick:check TestForgedSignature
+	//bailiwick:check TestForgedSignature TestFraming/a_bad_signature_first
 	if err := rec.Verify(l.key); err != nil {
 		return Result{Verdict: BadSignature, Err: err}
 	}
@@ -285,6 +285,7 @@ func (c *Chain) Witness(now time.Time, h Signed) Result {
 	if held, ok := l.at(h.Seq); ok && held.ID == h.id {
 		return Result{Verdict: Duplicate}
 	}
+	//bailiwick:check TestFraming/a_header_in_its_name
 	if err := h.Verify(l.key); err != nil {
 		return Result{Verdict: BadSignature, Err: err}
 	}
