@@ -141,7 +141,7 @@ func candidates(base map[string]any, words []policy.Word, hints []string) (out [
 		}
 		old := get(base, w.Path)
 		name := strings.Join(w.Path, ".")
-		for n, v := range slices.Concat(values(old, w.Values), known[name]) {
+		for n, v := range slices.Concat(known[name], values(old, w.Values)) {
 			if !equal(v, old) && possible(w.Path, v) {
 				out = append(out, candidate{w.Path, v, likely(w.Path)*1000 + min(n, 999)})
 			}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -142,6 +143,23 @@ func TestShippedPolicy(t *testing.T) {
 	in.Source.Attestation.AgeSeconds = 5
 	x := explained(t, engine(t, builtin.Dev("east")...), in)
 	if x.Allow || !x.Flip.Found || len(x.Flip.Changes) != 1 || x.Flip.Changes[0].Path != "source.spiffe_id" {
+		t.Errorf("%+v", x.Flip)
+	}
+}
+
+// What a neighbour asks about somebody on another node has neither standing nor attestation: two
+// changes turn it round, however many words the policy has.
+func TestShippedPolicyWithoutFacts(t *testing.T) {
+	in := question()
+	in.Self = &policy.Peer{SPIFFEID: "spiffe://east.dev.example/node/east-n1", Region: "east", Standing: "ok"}
+	in.Source = &policy.Peer{SPIFFEID: "spiffe://east.dev.example/workload/shop", TrustDomain: "east.dev.example", Region: "east", Path: []string{"workload", "shop"}}
+	x := explained(t, engine(t, builtin.Dev("east")...), in)
+	var got []string
+	for _, c := range x.Flip.Changes {
+		got = append(got, fmt.Sprintf("%s: %v", c.Path, c.To))
+	}
+	slices.Sort(got)
+	if x.Allow || !slices.Equal(got, []string{"source.attestation.ok: true", "source.standing: ok"}) {
 		t.Errorf("%+v", x.Flip)
 	}
 }
