@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"errors"
 	"fmt"
 	"os"
@@ -12,6 +13,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/bundle"
 	"github.com/bailiwick-mesh/bailiwick/policy/opabundle"
+	"github.com/bailiwick-mesh/bailiwick/policy/workbench"
 )
 
 // writeOPA writes the policy in a folder as an OPA bundle. What it says of itself is as far as
@@ -24,19 +26,11 @@ func (p *publication) writeOPA(dir string) error {
 	if err != nil {
 		return err
 	}
-	about := opabundle.About{Level: policy.Global, Scope: bundle.ScopeMesh, Version: max(p.version, 1)}
-	delegations, err := readAll(p.delegations)
+	about, err := p.aboutOPA(dir, key)
 	if err != nil {
 		return err
 	}
-	if len(delegations) > 0 {
-		var of provision.Policy
-		if err := of.Under(&key.PublicKey, delegations); err != nil {
-			return err
-		}
-		about.Level, about.Scope = of.Level, of.Scope
-	}
-	packed, err := bundle.Pack(dir)
+	packed, err := compiled(dir, about.Level)
 	if err != nil {
 		return err
 	}
@@ -53,6 +47,41 @@ func (p *publication) writeOPA(dir string) error {
 	}
 	return p.tell(map[string]any{"file": p.opa, "level": about.Level, "scope": about.Scope, "version": about.Version, "key_id": opabundle.KeyID},
 		fmt.Sprintf("%s: OPA bundle of %d modules, signed ES256 with key ID %q", p.opa, len(c.Modules), opabundle.KeyID))
+}
+
+// aboutOPA is what a bundle says of itself beside what OPA knows: its delegation tells, and without one
+// the packages of the folder and the tree around it.
+func (p *publication) aboutOPA(dir string, key *ecdsa.PrivateKey) (about opabundle.About, err error) {
+	about.Version = max(p.version, 1)
+	if about.Level, err = workbench.LevelOf(dir); err != nil {
+		return about, err
+	}
+	delegations, err := readAll(p.delegations)
+	if err != nil {
+		return about, err
+	}
+	switch {
+	case len(delegations) > 0:
+		var of provision.Policy
+		if err := of.Under(&key.PublicKey, delegations); err != nil {
+			return about, err
+		}
+		if of.Level != about.Level {
+			return about, &usageError{fmt.Errorf("--delegation is for %s policy of %s, and %s holds %s policy", of.Level, of.Scope, dir, about.Level)}
+		}
+		about.Scope = of.Scope
+	case about.Level == policy.Global:
+		about.Scope = bundle.ScopeMesh
+	default:
+		tree, err := workbench.Open(dir)
+		if err != nil {
+			return about, err
+		}
+		if about.Scope = tree.Plan.TrustDomain; about.Scope == "" || about.Level != policy.Regional {
+			return about, &usageError{fmt.Errorf("for which scope is %s? --delegation FILE is required; for regional policy %s beside it may name trust_domain instead", dir, workbench.PlanFile)}
+		}
+	}
+	return about, nil
 }
 
 // opaBundle publishes what is in an OPA bundle.

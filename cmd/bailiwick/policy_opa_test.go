@@ -73,3 +73,54 @@ func TestOPAKeyIsNoCertificate(t *testing.T) {
 		t.Errorf("the key alone: exit code %d: %s", code, said)
 	}
 }
+
+// A bundle says of which level and scope it is: that of the folder's packages and its tree, or of the
+// delegation. What no node would take is not packed.
+func TestOPABundleSaysWhatItIs(t *testing.T) {
+	dir := t.TempDir()
+	run := func(args ...string) (int, string) {
+		var out bytes.Buffer
+		code := execute(args, &out, &out)
+		return code, out.String()
+	}
+	must := func(args ...string) {
+		t.Helper()
+		if code, said := run(args...); code != 0 {
+			t.Fatal(said)
+		}
+	}
+	in := func(parts ...string) string { return filepath.Join(append([]string{dir}, parts...)...) }
+	must("trust", "init", "--region", "east", "--trust-domain", "east.example.org", in("east"))
+	must("policy", "init", in("tree"))
+	key, tree, packed := in("east", "policy.key.pem"), in("tree", "regional"), in("b.tar.gz")
+	if code, said := run("policy", "publish", tree, "--key", key, "--opa", packed, "-o", "json"); code != 0 || !strings.Contains(said, `"level": "regional"`) || !strings.Contains(said, `"scope": "east.example.org"`) {
+		t.Errorf("exit code %d: %s", code, said)
+	}
+	for name, c := range map[string]struct {
+		args []string
+		code int
+		want string
+	}{
+		"a folder with --opa-key": {[]string{tree, "--opa-key", key}, 2, "--opa-key says who signed an OPA bundle, a FILE"},
+		"a bundle without":        {[]string{packed}, 2, "--opa-key FILE is required"},
+	} {
+		if code, said := run(append([]string{"policy", "publish"}, c.args...)...); code != c.code || !strings.Contains(said, c.want) {
+			t.Errorf("%s: exit code %d: %s", name, code, said)
+		}
+	}
+	if err := os.WriteFile(in("tree", "regional", "bad.rego"), []byte("package bailiwick.regional.connect\n\nimport rego.v2\n\ndeny contains \"x\" if input.sourc\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if code, said := run("policy", "publish", tree, "--key", key, "--opa", packed); code != 1 || !strings.Contains(said, "bad.rego:5:") || !strings.Contains(said, "did you mean source?") {
+		t.Errorf("broken: exit code %d: %s", code, said)
+	}
+	if err := os.Remove(in("tree", "regional", "bad.rego")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Remove(in("tree", "tree.json")); err != nil {
+		t.Fatal(err)
+	}
+	if code, said := run("policy", "publish", tree, "--key", key, "--opa", packed); code != 2 || !strings.Contains(said, "--delegation FILE is required") {
+		t.Errorf("no scope: exit code %d: %s", code, said)
+	}
+}

@@ -71,6 +71,8 @@ the validity, the digests, and that it compiles.`,
 				return &usageError{errors.New("--verify takes a signed FILE and --global-key FILE")}
 			case verify:
 				return verifyPolicy(o, args[0], global)
+			case opaKey != "" && info.IsDir():
+				return &usageError{fmt.Errorf("%s is a folder: --opa-key says who signed an OPA bundle, a FILE (tar.gz)", args[0])}
 			case opaKey != "":
 				return p.opaBundle(cmd.Context(), args[0], opaKey)
 			case info.IsDir():
@@ -81,6 +83,9 @@ the validity, the digests, and that it compiles.`,
 				return &usageError{fmt.Errorf("%s is signed already: --key is for a folder", args[0])}
 			}
 			file, err := bundle.Load(args[0])
+			if err != nil && strings.HasSuffix(args[0], ".tar.gz") {
+				return &usageError{fmt.Errorf("%s is no signed policy file; if it is an OPA bundle, --opa-key FILE is required: who signed it, and --key", args[0])}
+			}
 			if err != nil {
 				return err
 			}

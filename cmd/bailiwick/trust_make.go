@@ -304,11 +304,11 @@ func (s signing) policy(dir string) error {
 func compiled(dir, level string) ([]byte, error) {
 	content, err := bundle.Pack(dir)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	c, err := bundle.Unpack(content)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", dir, err)
 	}
 	l := workbench.Level{Level: policy.Level{Name: level, Modules: c.Modules, Data: c.Data, Schemas: c.Schemas}, Dir: dir}
 	tree := &workbench.Tree{Dir: dir, Levels: []workbench.Level{l}}

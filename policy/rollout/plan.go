@@ -67,13 +67,13 @@ func (p *Plan) Check() error {
 		errs = append(errs, fmt.Errorf("%w: "+format, append([]any{ErrPlan}, args...)...))
 	}
 	if len(p.Rings) == 0 || len(p.Rings) > MaxRings {
-		bad("%d rings, want 1 to %d", len(p.Rings), MaxRings)
+		bad("rings has %d, want 1 to %d", len(p.Rings), MaxRings)
 	}
 	if p.Soak < 1 || p.Soak > MaxSoak {
-		bad("soak is %d seconds, want 1 to %d", p.Soak, MaxSoak)
+		bad("soak_seconds is %d, want 1 to %d", p.Soak, MaxSoak)
 	}
 	if p.Limit.DeniedPercent > 100 || p.Limit.FailedPercent > 100 {
-		bad("limits are %d and %d percent, at most 100", p.Limit.DeniedPercent, p.Limit.FailedPercent)
+		bad("limits: denied_percent is %d and failed_percent %d, want 0 to 100", p.Limit.DeniedPercent, p.Limit.FailedPercent)
 	}
 	names := map[string]bool{}
 	for i, r := range p.Rings {
@@ -82,7 +82,7 @@ func (p *Plan) Check() error {
 		}
 		names[r.Name] = true
 		if r.Percent > 100 {
-			bad("ring %s: %d percent", r.Name, r.Percent)
+			bad("ring %s: percent is %d, want 1 to 100", r.Name, r.Percent)
 		}
 		if len(r.Zones)+len(r.Nodes)+len(r.Classes) > maxSelectors {
 			bad("ring %s: more than %d selectors", r.Name, maxSelectors)

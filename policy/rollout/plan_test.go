@@ -107,7 +107,7 @@ func TestCheckNamesEveryMistake(t *testing.T) {
 		{Name: "A"}, {Name: "b", Percent: 101}, {Name: "b"}, {Name: "c", Zones: []string{long}}, {Name: "d", Nodes: []string{"node/x"}}, {Name: "e", Classes: []string{""}},
 	}}
 	err := bad.Check()
-	for _, want := range []string{"soak is 0", "101 and 0 percent", `name "A"`, "ring b: 101", `ring 3: name "b"`, "too long", "begins with /", `selector ""`} {
+	for _, want := range []string{"soak_seconds is 0", "denied_percent is 101 and failed_percent 0", `name "A"`, "ring b: percent is 101", `ring 3: name "b"`, "too long", "begins with /", `selector ""`} {
 		if err == nil || !errors.Is(err, ErrPlan) || !strings.Contains(err.Error(), want) {
 			t.Errorf("no word of %s in %v", want, err)
 		}
