@@ -244,6 +244,7 @@ func (s *Set) addRevocation(r Revocation, raw []byte, seen time.Time) (bool, err
 
 // open returns the facts about an identity, making room for them. s.mu is held.
 func (s *Set) open(id spiffeid.ID) (*facts, error) {
+	//bailiwick:check TestPoisonedRegion
 	if id.TrustDomain() != s.td {
 		return nil, fmt.Errorf("%w: %s, this region is %s", ErrForeign, id, s.td)
 	}

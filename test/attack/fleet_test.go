@@ -2,6 +2,7 @@ package attack
 
 import (
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
@@ -33,6 +34,7 @@ type fleet struct {
 	class        string        // limits class of honest nodes
 	life         time.Duration // of their SVIDs
 	rounds       int           // of unharmed
+	revocation   func([]byte) (quarantine.Revocation, error)
 	goroutines   int
 	memory       uint64
 
@@ -51,6 +53,9 @@ func newFleetWith(t *testing.T, net network, size int, over func(*replica.Config
 	t.Helper()
 	f := &fleet{
 		t: t, net: net, home: newRegion(t, "east.dev.example"), abroad: newRegion(t, "west.dev.example"), class: "node", life: 12 * time.Hour,
+		revocation: func([]byte) (quarantine.Revocation, error) {
+			return quarantine.Revocation{}, errors.New("no authority here")
+		},
 		members: map[spiffeid.ID]bool{}, certs: map[[32]byte][]byte{},
 	}
 	f.keys = keys(f.home, f.abroad)

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
 	"github.com/bailiwick-mesh/bailiwick/gossip/roster"
+	"github.com/bailiwick-mesh/bailiwick/gossip/summary"
 	"github.com/bailiwick-mesh/bailiwick/identity"
 	"github.com/bailiwick-mesh/bailiwick/mesh/link"
 	"github.com/bailiwick-mesh/bailiwick/policy/quarantine"
@@ -49,6 +51,7 @@ type node struct {
 	link     *link.Link
 	roster   *roster.Roster
 	standing *quarantine.Set
+	gateway  atomic.Pointer[summary.Gateway] // nil unless the node is one
 	metrics  *prometheus.Registry
 	packets  chan roster.Datagram
 	inbound  chan roster.InboundStream
@@ -77,10 +80,13 @@ func (n *node) start(t *testing.T) {
 	n.hints, n.ended = map[string][]roster.State{}, map[spiffeid.ID][]error{}
 	n.mu.Unlock()
 	n.metrics, n.packets, n.inbound = prometheus.NewRegistry(), make(chan roster.Datagram, 1024), make(chan roster.InboundStream)
-	n.standing = quarantine.NewSet(n.id.TrustDomain(), quarantine.Checks{Evidence: func(proof []byte) (quarantine.Finding, error) {
-		f, err := feed.VerifyProof(proof, n.f.keys)
-		return quarantine.Finding{Accused: f.Accused, Class: f.Class, Digest: f.Digest, Epoch: f.Epoch}, err
-	}})
+	n.standing = quarantine.NewSet(n.id.TrustDomain(), quarantine.Checks{
+		Evidence: func(proof []byte) (quarantine.Finding, error) {
+			f, err := feed.VerifyProof(proof, n.f.keys)
+			return quarantine.Finding{Accused: f.Accused, Class: f.Class, Digest: f.Digest, Epoch: f.Epoch}, err
+		},
+		Revocation: func(raw []byte) (quarantine.Revocation, error) { return n.f.revocation(raw) },
+	})
 	var err error
 	if n.store, err = store.Open(n.path); err != nil {
 		t.Fatal(err)
@@ -104,6 +110,7 @@ func (n *node) start(t *testing.T) {
 		t.Fatal(err)
 	}
 	n.link.Handle(protoGossip, n.session)
+	n.link.Handle(protoSummary, n.farSession)
 	n.link.HandleDatagram(datagramSerf, func(peer spiffeid.ID, b []byte) {
 		select {
 		case n.packets <- roster.Datagram{Peer: peer, B: append([]byte(nil), b...)}:
@@ -195,12 +202,36 @@ func (n *node) meet(t *testing.T, peer *node) {
 // session runs one session and judges how it ended, as package app does.
 func (n *node) session(ctx context.Context, peer spiffeid.ID, s *link.Stream) {
 	defer s.Reset()
+	if peer.TrustDomain() != n.id.TrustDomain() {
+		return
+	}
 	err := n.Attach(ctx, peer, s)
 	n.mu.Lock()
 	n.ended[peer] = append(n.ended[peer], err)
 	n.mu.Unlock()
 	if ctx.Err() == nil && !errors.Is(err, io.EOF) && errors.Is(err, replica.ErrRelay) {
 		n.standing.Fault(time.Now(), peer, quarantine.BadSignature)
+		n.link.Recheck()
+	}
+}
+
+// farSession is session with a node of another region, on a gateway.
+func (n *node) farSession(ctx context.Context, peer spiffeid.ID, s *link.Stream) {
+	defer s.Reset()
+	gw := n.gateway.Load()
+	if gw == nil {
+		return
+	}
+	err := gw.Exchange(ctx, peer, s)
+	class := ""
+	switch {
+	case errors.Is(err, summary.ErrFlood):
+		class = quarantine.Flood
+	case errors.Is(err, summary.ErrMalformed):
+		class = quarantine.Malformed
+	}
+	if class != "" && ctx.Err() == nil {
+		n.standing.Fault(time.Now(), peer, class)
 		n.link.Recheck()
 	}
 }
@@ -222,7 +253,7 @@ func (n *node) found(proof []byte, f feed.Finding) {
 // welcomes is what package app answers the link of a node that is no gateway, but for
 // what the link has to look at itself.
 func (n *node) welcomes(id spiffeid.ID) error {
-	if id.TrustDomain() != n.id.TrustDomain() {
+	if id.TrustDomain() != n.id.TrustDomain() && n.gateway.Load() == nil {
 		return errors.New("links across regions are for gateways")
 	}
 	if n.standing.Effects(id, time.Now(), quarantine.Roster{Attested: 40}).CutSessions {
