@@ -52,7 +52,7 @@ func (f *fleet) gate(abroad *authority.Key) *gateway {
 		t.Fatal(err)
 	}
 	keysOf := func(key *ecdsa.PublicKey) authority.Keys {
-		return func(authority.Level) []*ecdsa.PublicKey { return []*ecdsa.PublicKey{key} }
+		return func(authority.Level) authority.Signers { return authority.Signers{Keys: []*ecdsa.PublicKey{key}} }
 	}
 	f.revocation = func(raw []byte) (quarantine.Revocation, error) {
 		return authority.OpenRevocation(raw, f.abroad.td, keysOf(abroad.Public()))
