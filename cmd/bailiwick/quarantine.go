@@ -18,7 +18,7 @@ import (
 
 func quarantineCommand(o *options) *cobra.Command {
 	c := &cobra.Command{Use: "quarantine", Short: "Peers that are shut out, and the evidence"}
-	c.AddCommand(quarantineListCommand(o), quarantineShowCommand(o), quarantineVerifyCommand(o), quarantineAppealCommand(o), quarantineReleaseCommand(o), quarantineSignCommand(o), quarantineRevokeCommand(o), quarantineRollbackCommand(o), quarantineHistoryCommand(o))
+	c.AddCommand(quarantineListCommand(o), quarantineShowCommand(o), quarantineVerifyCommand(o), quarantineAppealCommand(o), quarantineReleaseCommand(o), quarantineSignCommand(o), quarantineRevokeCommand(o), quarantineRollbackCommand(o), quarantineSegmentCommand(o), quarantineHistoryCommand(o))
 	return c
 }
 

@@ -9,6 +9,7 @@
 //	release     answer to findings; package quarantine says what it means
 //	revocation  end of an identity
 //	rollback    what an origin wrote in a span of its history is not shown
+//	segments    parts of an origin's state that are kept out, while the origin is not
 //	beacon      root of the region's frontier, and 32 random bytes, numbered: what the root
 //	            covers is older than they, and what is bound to them is younger
 //
@@ -21,6 +22,13 @@
 // wins, and the loser is kept and shown, with both signatures. Between levels
 // the higher wins: global, regional, local, autonomous. The order is total and
 // is Compare, so every node with the same statements holds the same book.
+//
+// # Segments
+//
+// A node that writes bad state into one part of its keys need not lose all. No schema says so by itself:
+// it is policy's, and a bad one would put everybody into quarantine. It is an operator's word, signed as
+// all the rest ([Segments]), about operators' kinds only: a node's own words, such as its evidence, are
+// no part of it.
 //
 // # Approvals
 //

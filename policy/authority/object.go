@@ -24,6 +24,7 @@ const (
 	KindRevocation Kind = "revocation"
 	KindBeacon     Kind = "beacon"
 	KindRollback   Kind = "rollback"
+	KindSegments   Kind = "segments"
 )
 
 // kinds lists every kind with its statement type.
@@ -34,6 +35,7 @@ var kinds = map[Kind]statement.Type{
 	KindRevocation: {Name: "revocation", Version: 1},
 	KindBeacon:     {Name: "beacon", Version: 2},
 	KindRollback:   {Name: "rollback", Version: 1},
+	KindSegments:   {Name: "segments", Version: 1},
 }
 
 var (
@@ -202,6 +204,11 @@ func parse(payload []byte, td spiffeid.TrustDomain) (o Object, err error) {
 		var r Rollback
 		if r, err = parseRollback(o.Body); err == nil {
 			err = aboutAccused(o, r.Origin, td)
+		}
+	case KindSegments:
+		var s Segments
+		if s, err = ParseSegments(o.Body); err == nil {
+			err = aboutAccused(o, s.Origin, td)
 		}
 	default:
 		err = fmt.Errorf("%w: kind %q", ErrMalformed, w.Kind)

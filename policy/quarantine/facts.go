@@ -51,6 +51,13 @@ var (
 	// for. The message says how many, whose count and whose are missing.
 	ErrApprovals = errors.New("the release is not approved by enough of the region's approvers")
 
+	// ErrSegment means there is no such part of a node's state to keep out, or to let back in.
+	ErrSegment = errors.New("not a part of a node's state that can be kept out")
+
+	// ErrSegmented means the region's authority keeps out the part of a node's state that a key is in:
+	// what is written there counts nowhere.
+	ErrSegmented = errors.New("the region's authority keeps this part of the node's state out: see bailiwick quarantine history with the node's SPIFFE ID")
+
 	// ErrDraft means bytes are no draft of a release, or it is none for now: its time is over, or the
 	// node was given epochs or another release since it was made.
 	ErrDraft = errors.New("the draft of a release cannot be used: make it anew")

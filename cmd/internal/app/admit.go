@@ -29,6 +29,10 @@ type gate struct {
 	control func(source spiffeid.ID, call string) bool // whether a control call of a node may be
 	record  func(policy.Decision)                      // of what was refused, once an answer
 
+	// segmented reports whether the authority keeps out the part of an origin's state that a key is
+	// in. Nil: nothing is.
+	segmented func(origin spiffeid.ID, kind, name string) bool
+
 	peers, own *admission.Book
 	refused    *prometheus.CounterVec // own writes; those of peers the replica counts
 }
@@ -103,6 +107,9 @@ func (g *gate) judge(book *admission.Book, origin spiffeid.ID, op feed.Op, writt
 	key, err := feed.ParseKey(op.Key)
 	if err != nil {
 		return err
+	}
+	if g.segmented != nil && g.segmented(origin, key.Kind, key.Name) {
+		return refusal{fmt.Errorf("%w: %s", quarantine.ErrSegmented, op.Key), "segment"}
 	}
 	if op.Action == feed.Put { // first: what breaks its schema costs no token
 		if err := g.engine.Fits(key.Kind, key.Name, written, op.Value).Refused(); err != nil {

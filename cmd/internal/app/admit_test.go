@@ -3,6 +3,8 @@ package app
 import (
 	"errors"
 	"fmt"
+	"log/slog"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -10,11 +12,13 @@ import (
 
 	"github.com/spiffe/go-spiffe/v2/spiffeid"
 
+	"github.com/bailiwick-mesh/bailiwick/attest/store"
 	"github.com/bailiwick-mesh/bailiwick/gossip/feed"
 	"github.com/bailiwick-mesh/bailiwick/gossip/replica"
 	"github.com/bailiwick-mesh/bailiwick/gossip/value"
 	"github.com/bailiwick-mesh/bailiwick/policy"
 	"github.com/bailiwick-mesh/bailiwick/policy/admission"
+	"github.com/bailiwick-mesh/bailiwick/policy/authority"
 	"github.com/bailiwick-mesh/bailiwick/policy/builtin"
 	"github.com/bailiwick-mesh/bailiwick/policy/schema"
 )
@@ -187,6 +191,58 @@ func TestWhichPartsCount(t *testing.T) {
 	if _, err := (value.State{}).TypeOf(); err != nil {
 		t.Error(err)
 	}
+}
+
+// What the authority keeps out of an origin's state is refused, whoever writes it, and the rest is not;
+// it outlives a restart.
+func TestSegmentsAreKeptOut(t *testing.T) {
+	st := openStore(t, filepath.Join(t.TempDir(), "state.db"))
+	parts := authority.Segments{Origin: gatePeer, Prefixes: []string{"x-b/mood*"}, At: time.Now()}
+	var before, after keptOut
+	if err := before.load(st, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	if before.take(parts); !before.covers(gatePeer, "x-b", "mood") {
+		t.Error("not kept out")
+	}
+	if err := st.Update(func(tx *store.Tx) error {
+		return errors.Join(tx.Put(segmentBucket, []byte("damaged"), []byte{1}), tx.Put(segmentBucket, []byte(gatePeer.String()), segmentsBody(t, parts)))
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := after.load(st, slog.New(slog.DiscardHandler)); err != nil {
+		t.Fatal(err)
+	}
+	g, _, _ := shippedGate(t, nil)
+	g.segmented = after.covers
+	for name, want := range map[string]string{"mood": "segment", "moods": "segment", "moo": "", "other": ""} {
+		op := gateOp("x-b", name, "1")
+		why := ""
+		if r := (refusal{}); errors.As(g.takes(op, time.Now()), &r) {
+			why = r.why
+		}
+		if why != want {
+			t.Errorf("%s: refused for %q, want %q", name, why, want)
+		}
+	}
+}
+
+// segmentsBody is what an authority would have signed.
+func segmentsBody(t *testing.T, parts authority.Segments) []byte {
+	t.Helper()
+	key, err := authority.OpenKey(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := authority.New(key, parts.Origin, authority.Regional, openStore(t, filepath.Join(t.TempDir(), "authority.db")), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := a.Segment(parts.At, parts.Origin, parts.Prefixes[0], false, "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s.Body
 }
 
 // BenchmarkAdmit is one change of a known origin: what is spent for each op of a record.

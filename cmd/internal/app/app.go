@@ -116,6 +116,7 @@ type App struct {
 	changing  [64]sync.Mutex // by name: held while a part of a shared value is made of the last
 	standing  *standings
 	suspects  suspects
+	keptOut   keptOut
 	attesting *appraisals // of the region's machines
 	accusing  *accusing   // of what is found of them
 	verify    *verifier

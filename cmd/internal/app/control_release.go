@@ -137,7 +137,7 @@ func (h handler) unsigned(err error) error {
 			return h.coded(connect.CodeFailedPrecondition, err)
 		}
 	}
-	if errors.Is(err, quarantine.ErrMalformed) {
+	if errors.Is(err, quarantine.ErrMalformed) || errors.Is(err, quarantine.ErrSegment) {
 		return h.coded(connect.CodeInvalidArgument, err)
 	}
 	return connect.NewError(connect.CodeInternal, err)

@@ -169,6 +169,10 @@ func (a *App) openStanding() error {
 func (a *App) openReplica() (err error) {
 	a.attesting = newAppraisals(a)
 	a.gate = newGate(a.cfg.Node, a.engine, a.subjects.node, a.controlCall, func(d policy.Decision) { a.decisions.Record(d) }, a.metrics)
+	if err = a.keptOut.load(a.store, a.log); err != nil {
+		return err
+	}
+	a.gate.segmented = a.keptOut.covers
 	a.residency = &residency{
 		self: a.cfg.Node, engine: a.engine, subject: a.subjects.node, record: a.decisions.Record, log: a.log, now: time.Now,
 		others: func() (out []spiffeid.ID) {

@@ -230,6 +230,10 @@ func (s stateAPI) rank(e replica.Entry) int {
 
 // joined reads a name. Errors wrap value.ErrType.
 func (s stateAPI) joined(key string, parts []replica.Entry, how reading) (*statev1.Joined, error) {
+	parts = slices.Clone(parts)
+	for i := range parts {
+		parts[i] = s.doubted(parts[i])
+	}
 	state, out := parted(parts, how, s.rank, s.withheld)
 	of := how.of
 	if of == "" {

@@ -222,6 +222,8 @@ func (a *App) onObject(raw []byte) {
 		err = a.standing.revocation(raw)
 	case authority.KindRollback:
 		err = a.rollback(s.Name)
+	case authority.KindSegments:
+		err = a.onSegments(s.Name)
 	}
 	if err != nil {
 		a.log.Debug("authority object", "kind", s.Kind, "name", s.Name, "err", err)

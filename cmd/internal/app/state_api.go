@@ -39,6 +39,7 @@ func (s stateAPI) view(ctx context.Context) *statev1.View {
 }
 
 func (s stateAPI) item(e replica.Entry) *statev1.Item {
+	e = s.doubted(e)
 	m := &statev1.Item{
 		Key: e.Key, Value: e.Value, Owner: e.Owner.String(), Epoch: e.Epoch, Seq: e.Seq, Record: e.Record[:],
 		At: timestamppb.New(e.HLC.Time()), AgeSeconds: max(0, time.Since(e.HLC.Time()).Seconds()), HeardSeconds: e.Age.Seconds(),

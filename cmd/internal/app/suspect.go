@@ -31,6 +31,12 @@ func (s *suspects) opens(kind string) bool {
 	return false
 }
 
+// doubted marks an entry that is in a part of its owner's state which the authority keeps out.
+func (a *App) doubted(e replica.Entry) replica.Entry {
+	e.Suspect = e.Suspect || a.keptOut.covers(e.Owner, e.Kind, e.Name)
+	return e
+}
+
 // withheld reports whether the value of an entry is kept from local programs. Its own state no node
 // keeps from itself.
 func (a *App) withheld(e replica.Entry) bool {

@@ -42,7 +42,7 @@ func Standings(ctx context.Context, find Finder, dirs []string, about string, fr
 
 // concerns is whose standing a leaf is about.
 func concerns(f fact.Fact) string {
-	for _, field := range []string{"accused", "id", "release", "revocation", "appeal", "rollback"} {
+	for _, field := range []string{"accused", "id", "release", "revocation", "appeal", "rollback", "segments"} {
 		if s := f.Field(field); s != "" {
 			return s
 		}

@@ -67,4 +67,16 @@ var quarantined = []Entry{
 		Meaning: "It is damaged, its time is over, or the node was given epochs or another release since it was made, so that its approvers signed something else than what is so now. Nothing was signed.",
 		Fix:     "Make it anew: bailiwick quarantine release ID --reason TEXT --out FILE, with more time for the approvers if they need it (--within).",
 	},
+	{
+		Code: "BW8012", Is: quarantine.ErrSegment, Exit: Usage,
+		Title:   "Not a part of a node's state that can be kept out",
+		Meaning: "A part is a kind of the operators', x-route say, one key of it, x-route/north, or all that begin so, x-route/no*; at most 64 of a node, and only what is kept out can be let back in. What the sidecar says of its node is no part: it is the node. Nothing was signed.",
+		Fix:     "bailiwick get KEY shows how keys are named; the part is what comes after the node's name. To shut out the node itself: bailiwick quarantine revoke.",
+	},
+	{
+		Code: "BW8013", Is: quarantine.ErrSegmented, Exit: Denied,
+		Title:   "The region's authority keeps this part of the node's state out",
+		Meaning: "What is written there counts at no node of the region, so it was not written. The rest of this node's state is as ever.",
+		Fix:     "bailiwick quarantine history with the node's SPIFFE ID says why. Once that is mended, the authority lets the part back in: bailiwick quarantine segment ID PREFIX --lift --reason TEXT.",
+	},
 }

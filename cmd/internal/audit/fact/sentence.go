@@ -35,7 +35,7 @@ var phrases = map[string]string{
 	trail.PeerFinding.Name():       "verified evidence against {accused}: {class}, epoch {epoch}, proof {digest}[, carried by {carried_by}]",
 	trail.PeerAccuse.Name():        "[accused {accused} of {class} until {until:time}: {what}][{withdrawn:if}took back that it accused {accused} of {class}]",
 	trail.PeerStanding.Name():      "{id} went from {from} to {to}[: {reason}][; {cut}]",
-	trail.PeerRelease.Name():       "[{release} was released, from epoch {epoch}: {reason}][, {repeat}][, approved by {approved_by}][{revocation} was revoked: {reason}][the state of {rollback} went back to {to}: {reason}]",
+	trail.PeerRelease.Name():       "[{release} was released, from epoch {epoch}: {reason}][, {repeat}][, approved by {approved_by}][{revocation} was revoked: {reason}][the state of {rollback} went back to {to}: {reason}][of the state of {segments}, {parts} counts: {reason}]",
 	trail.PeerAppeal.Name():        "{appeal} appeals: {note}[, its machine {machine} quoted afresh before {by}][, unattested, as {unattested}, before {by}]",
 	trail.AdminAction.Name():       "{action}[ by uid {uid}][ ({caller})][, rule {rule}][, decision {decision}]",
 	trail.PayloadErase.Name():      "erased what decisions were about[, of {subject}][, of data class {class}][, of kind {kind}][, before {before}]: {keys} keys, by {by}: {reason}; erasure {erasure}",

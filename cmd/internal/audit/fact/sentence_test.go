@@ -37,6 +37,8 @@ func TestSentences(t *testing.T) {
 			"the state of spiffe://e.example/node/a went back to record 40 of epoch 2, until epoch 4: a bad push"},
 		{trail.PeerStanding, map[string]any{"id": "spiffe://e.example/node/a", "from": "ok", "to": "quarantined", "reason": "equivocation", "cut": "cut 1 link, the last after 2ms"},
 			"spiffe://e.example/node/a went from ok to quarantined: equivocation; cut 1 link, the last after 2ms"},
+		{trail.PeerRelease, map[string]any{"segments": "spiffe://e.example/node/a", "parts": "all but x-route, x-temp/hold", "reason": "a bad push"},
+			"of the state of spiffe://e.example/node/a, all but x-route, x-temp/hold counts: a bad push"},
 		{trail.PeerAppeal, map[string]any{"appeal": "spiffe://e.example/node/a", "note": "a copy ran"}, "spiffe://e.example/node/a appeals: a copy ran"},
 		{trail.PeerAppeal, map[string]any{"appeal": "spiffe://e.example/node/a", "note": "it is mended", "unattested": "it has no TPM", "by": "spiffe://e.example/node/b"},
 			"spiffe://e.example/node/a appeals: it is mended, unattested, as it has no TPM, before spiffe://e.example/node/b"},

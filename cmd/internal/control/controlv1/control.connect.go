@@ -47,6 +47,8 @@ const (
 	ControlAppealProcedure = "/bailiwick.control.v1.Control/Appeal"
 	// ControlRollbackProcedure is the fully-qualified name of the Control's Rollback RPC.
 	ControlRollbackProcedure = "/bailiwick.control.v1.Control/Rollback"
+	// ControlSegmentProcedure is the fully-qualified name of the Control's Segment RPC.
+	ControlSegmentProcedure = "/bailiwick.control.v1.Control/Segment"
 	// ControlRevokeProcedure is the fully-qualified name of the Control's Revoke RPC.
 	ControlRevokeProcedure = "/bailiwick.control.v1.Control/Revoke"
 	// ControlWhyProcedure is the fully-qualified name of the Control's Why RPC.
@@ -106,6 +108,8 @@ type ControlClient interface {
 	// Rollback hides what a node wrote after a record, until it writes in a new epoch. Only the
 	// region's authority can.
 	Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error)
+	// Segment keeps a part of a node's state out, or lets it back in. Only the region's authority can.
+	Segment(context.Context, *SegmentRequest) (*SegmentResponse, error)
 	// Revoke ends a node's identity for good. Only the region's authority can.
 	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// Why returns one recorded decision, and explains it by the policy in force.
@@ -206,6 +210,12 @@ func NewControlClient(httpClient connect.HTTPClient, baseURL string, opts ...con
 			httpClient,
 			baseURL+ControlRollbackProcedure,
 			connect.WithSchema(controlMethods.ByName("Rollback")),
+			connect.WithClientOptions(opts...),
+		),
+		segment: connect.NewClient[SegmentRequest, SegmentResponse](
+			httpClient,
+			baseURL+ControlSegmentProcedure,
+			connect.WithSchema(controlMethods.ByName("Segment")),
 			connect.WithClientOptions(opts...),
 		),
 		revoke: connect.NewClient[RevokeRequest, RevokeResponse](
@@ -339,6 +349,7 @@ type controlClient struct {
 	release          *connect.Client[ReleaseRequest, ReleaseResponse]
 	appeal           *connect.Client[AppealRequest, AppealResponse]
 	rollback         *connect.Client[RollbackRequest, RollbackResponse]
+	segment          *connect.Client[SegmentRequest, SegmentResponse]
 	revoke           *connect.Client[RevokeRequest, RevokeResponse]
 	why              *connect.Client[WhyRequest, WhyResponse]
 	sealDecisions    *connect.Client[SealDecisionsRequest, SealDecisionsResponse]
@@ -409,6 +420,15 @@ func (c *controlClient) Appeal(ctx context.Context, req *AppealRequest) (*Appeal
 // Rollback calls bailiwick.control.v1.Control.Rollback.
 func (c *controlClient) Rollback(ctx context.Context, req *RollbackRequest) (*RollbackResponse, error) {
 	response, err := c.rollback.CallUnary(ctx, connect.NewRequest(req))
+	if response != nil {
+		return response.Msg, err
+	}
+	return nil, err
+}
+
+// Segment calls bailiwick.control.v1.Control.Segment.
+func (c *controlClient) Segment(ctx context.Context, req *SegmentRequest) (*SegmentResponse, error) {
+	response, err := c.segment.CallUnary(ctx, connect.NewRequest(req))
 	if response != nil {
 		return response.Msg, err
 	}
@@ -611,6 +631,8 @@ type ControlHandler interface {
 	// Rollback hides what a node wrote after a record, until it writes in a new epoch. Only the
 	// region's authority can.
 	Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error)
+	// Segment keeps a part of a node's state out, or lets it back in. Only the region's authority can.
+	Segment(context.Context, *SegmentRequest) (*SegmentResponse, error)
 	// Revoke ends a node's identity for good. Only the region's authority can.
 	Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error)
 	// Why returns one recorded decision, and explains it by the policy in force.
@@ -707,6 +729,12 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 		ControlRollbackProcedure,
 		svc.Rollback,
 		connect.WithSchema(controlMethods.ByName("Rollback")),
+		connect.WithHandlerOptions(opts...),
+	)
+	controlSegmentHandler := connect.NewUnaryHandlerSimple(
+		ControlSegmentProcedure,
+		svc.Segment,
+		connect.WithSchema(controlMethods.ByName("Segment")),
 		connect.WithHandlerOptions(opts...),
 	)
 	controlRevokeHandler := connect.NewUnaryHandlerSimple(
@@ -843,6 +871,8 @@ func NewControlHandler(svc ControlHandler, opts ...connect.HandlerOption) (strin
 			controlAppealHandler.ServeHTTP(w, r)
 		case ControlRollbackProcedure:
 			controlRollbackHandler.ServeHTTP(w, r)
+		case ControlSegmentProcedure:
+			controlSegmentHandler.ServeHTTP(w, r)
 		case ControlRevokeProcedure:
 			controlRevokeHandler.ServeHTTP(w, r)
 		case ControlWhyProcedure:
@@ -914,6 +944,10 @@ func (UnimplementedControlHandler) Appeal(context.Context, *AppealRequest) (*App
 
 func (UnimplementedControlHandler) Rollback(context.Context, *RollbackRequest) (*RollbackResponse, error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.Rollback is not implemented"))
+}
+
+func (UnimplementedControlHandler) Segment(context.Context, *SegmentRequest) (*SegmentResponse, error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("bailiwick.control.v1.Control.Segment is not implemented"))
 }
 
 func (UnimplementedControlHandler) Revoke(context.Context, *RevokeRequest) (*RevokeResponse, error) {

@@ -3261,6 +3261,134 @@ func (x *RollbackResponse) GetEpoch() uint64 {
 	return 0
 }
 
+type SegmentRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Origin        string                 `protobuf:"bytes,1,opt,name=origin,proto3" json:"origin,omitempty"` // a case, or the SPIFFE ID of a node
+	Prefix        string                 `protobuf:"bytes,2,opt,name=prefix,proto3" json:"prefix,omitempty"` // x-<kind>, x-<kind>/<name> or x-<kind>/<beginning of names>*
+	Lift          bool                   `protobuf:"varint,3,opt,name=lift,proto3" json:"lift,omitempty"`    // let it back in
+	Reason        string                 `protobuf:"bytes,4,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SegmentRequest) Reset() {
+	*x = SegmentRequest{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SegmentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SegmentRequest) ProtoMessage() {}
+
+func (x *SegmentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SegmentRequest.ProtoReflect.Descriptor instead.
+func (*SegmentRequest) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *SegmentRequest) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *SegmentRequest) GetPrefix() string {
+	if x != nil {
+		return x.Prefix
+	}
+	return ""
+}
+
+func (x *SegmentRequest) GetLift() bool {
+	if x != nil {
+		return x.Lift
+	}
+	return false
+}
+
+func (x *SegmentRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type SegmentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	View          *View                  `protobuf:"bytes,1,opt,name=view,proto3" json:"view,omitempty"`
+	Origin        string                 `protobuf:"bytes,2,opt,name=origin,proto3" json:"origin,omitempty"`     // SPIFFE ID
+	Prefixes      []string               `protobuf:"bytes,3,rep,name=prefixes,proto3" json:"prefixes,omitempty"` // all of it that is kept out now
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SegmentResponse) Reset() {
+	*x = SegmentResponse{}
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SegmentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SegmentResponse) ProtoMessage() {}
+
+func (x *SegmentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SegmentResponse.ProtoReflect.Descriptor instead.
+func (*SegmentResponse) Descriptor() ([]byte, []int) {
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *SegmentResponse) GetView() *View {
+	if x != nil {
+		return x.View
+	}
+	return nil
+}
+
+func (x *SegmentResponse) GetOrigin() string {
+	if x != nil {
+		return x.Origin
+	}
+	return ""
+}
+
+func (x *SegmentResponse) GetPrefixes() []string {
+	if x != nil {
+		return x.Prefixes
+	}
+	return nil
+}
+
 type RevokeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // a case, or the SPIFFE ID of a node
@@ -3271,7 +3399,7 @@ type RevokeRequest struct {
 
 func (x *RevokeRequest) Reset() {
 	*x = RevokeRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3283,7 +3411,7 @@ func (x *RevokeRequest) String() string {
 func (*RevokeRequest) ProtoMessage() {}
 
 func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[40]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3296,7 +3424,7 @@ func (x *RevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeRequest.ProtoReflect.Descriptor instead.
 func (*RevokeRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{40}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *RevokeRequest) GetId() string {
@@ -3324,7 +3452,7 @@ type RevokeResponse struct {
 
 func (x *RevokeResponse) Reset() {
 	*x = RevokeResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3336,7 +3464,7 @@ func (x *RevokeResponse) String() string {
 func (*RevokeResponse) ProtoMessage() {}
 
 func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[41]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3349,7 +3477,7 @@ func (x *RevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RevokeResponse.ProtoReflect.Descriptor instead.
 func (*RevokeResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{41}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *RevokeResponse) GetView() *View {
@@ -3382,7 +3510,7 @@ type WhyRequest struct {
 
 func (x *WhyRequest) Reset() {
 	*x = WhyRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3394,7 +3522,7 @@ func (x *WhyRequest) String() string {
 func (*WhyRequest) ProtoMessage() {}
 
 func (x *WhyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[42]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3407,7 +3535,7 @@ func (x *WhyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyRequest.ProtoReflect.Descriptor instead.
 func (*WhyRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{42}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *WhyRequest) GetId() string {
@@ -3430,7 +3558,7 @@ type WhyResponse struct {
 
 func (x *WhyResponse) Reset() {
 	*x = WhyResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3442,7 +3570,7 @@ func (x *WhyResponse) String() string {
 func (*WhyResponse) ProtoMessage() {}
 
 func (x *WhyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[43]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3455,7 +3583,7 @@ func (x *WhyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhyResponse.ProtoReflect.Descriptor instead.
 func (*WhyResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{43}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *WhyResponse) GetView() *View {
@@ -3501,7 +3629,7 @@ type SealDecisionsRequest struct {
 
 func (x *SealDecisionsRequest) Reset() {
 	*x = SealDecisionsRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3513,7 +3641,7 @@ func (x *SealDecisionsRequest) String() string {
 func (*SealDecisionsRequest) ProtoMessage() {}
 
 func (x *SealDecisionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[44]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3526,7 +3654,7 @@ func (x *SealDecisionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealDecisionsRequest.ProtoReflect.Descriptor instead.
 func (*SealDecisionsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{44}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{46}
 }
 
 type SealDecisionsResponse struct {
@@ -3539,7 +3667,7 @@ type SealDecisionsResponse struct {
 
 func (x *SealDecisionsResponse) Reset() {
 	*x = SealDecisionsResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3551,7 +3679,7 @@ func (x *SealDecisionsResponse) String() string {
 func (*SealDecisionsResponse) ProtoMessage() {}
 
 func (x *SealDecisionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[45]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3564,7 +3692,7 @@ func (x *SealDecisionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SealDecisionsResponse.ProtoReflect.Descriptor instead.
 func (*SealDecisionsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{45}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *SealDecisionsResponse) GetView() *View {
@@ -3594,7 +3722,7 @@ type ErasePayloadsRequest struct {
 
 func (x *ErasePayloadsRequest) Reset() {
 	*x = ErasePayloadsRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3606,7 +3734,7 @@ func (x *ErasePayloadsRequest) String() string {
 func (*ErasePayloadsRequest) ProtoMessage() {}
 
 func (x *ErasePayloadsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[46]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3619,7 +3747,7 @@ func (x *ErasePayloadsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasePayloadsRequest.ProtoReflect.Descriptor instead.
 func (*ErasePayloadsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{46}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *ErasePayloadsRequest) GetSubject() string {
@@ -3669,7 +3797,7 @@ type ErasePayloadsResponse struct {
 
 func (x *ErasePayloadsResponse) Reset() {
 	*x = ErasePayloadsResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3681,7 +3809,7 @@ func (x *ErasePayloadsResponse) String() string {
 func (*ErasePayloadsResponse) ProtoMessage() {}
 
 func (x *ErasePayloadsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[47]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3694,7 +3822,7 @@ func (x *ErasePayloadsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ErasePayloadsResponse.ProtoReflect.Descriptor instead.
 func (*ErasePayloadsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{47}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *ErasePayloadsResponse) GetView() *View {
@@ -3748,7 +3876,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3760,7 +3888,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[48]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3773,7 +3901,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{48}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *Decision) GetId() string {
@@ -3892,7 +4020,7 @@ type Verdict struct {
 
 func (x *Verdict) Reset() {
 	*x = Verdict{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3904,7 +4032,7 @@ func (x *Verdict) String() string {
 func (*Verdict) ProtoMessage() {}
 
 func (x *Verdict) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[49]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3917,7 +4045,7 @@ func (x *Verdict) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Verdict.ProtoReflect.Descriptor instead.
 func (*Verdict) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{49}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Verdict) GetLevel() string {
@@ -3950,7 +4078,7 @@ type ListAttestationsRequest struct {
 
 func (x *ListAttestationsRequest) Reset() {
 	*x = ListAttestationsRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3962,7 +4090,7 @@ func (x *ListAttestationsRequest) String() string {
 func (*ListAttestationsRequest) ProtoMessage() {}
 
 func (x *ListAttestationsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[50]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3975,7 +4103,7 @@ func (x *ListAttestationsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttestationsRequest.ProtoReflect.Descriptor instead.
 func (*ListAttestationsRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{50}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListAttestationsRequest) GetNode() string {
@@ -3995,7 +4123,7 @@ type ListAttestationsResponse struct {
 
 func (x *ListAttestationsResponse) Reset() {
 	*x = ListAttestationsResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4007,7 +4135,7 @@ func (x *ListAttestationsResponse) String() string {
 func (*ListAttestationsResponse) ProtoMessage() {}
 
 func (x *ListAttestationsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[51]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4020,7 +4148,7 @@ func (x *ListAttestationsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListAttestationsResponse.ProtoReflect.Descriptor instead.
 func (*ListAttestationsResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{51}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *ListAttestationsResponse) GetView() *View {
@@ -4062,7 +4190,7 @@ type NodeAttestation struct {
 
 func (x *NodeAttestation) Reset() {
 	*x = NodeAttestation{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4074,7 +4202,7 @@ func (x *NodeAttestation) String() string {
 func (*NodeAttestation) ProtoMessage() {}
 
 func (x *NodeAttestation) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[52]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4087,7 +4215,7 @@ func (x *NodeAttestation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeAttestation.ProtoReflect.Descriptor instead.
 func (*NodeAttestation) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{52}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *NodeAttestation) GetSpiffeId() string {
@@ -4211,7 +4339,7 @@ type Digests struct {
 
 func (x *Digests) Reset() {
 	*x = Digests{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4223,7 +4351,7 @@ func (x *Digests) String() string {
 func (*Digests) ProtoMessage() {}
 
 func (x *Digests) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[53]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4236,7 +4364,7 @@ func (x *Digests) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Digests.ProtoReflect.Descriptor instead.
 func (*Digests) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{53}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Digests) GetSha256() []string {
@@ -4263,7 +4391,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4275,7 +4403,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[54]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4288,7 +4416,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{54}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *Check) GetRule() string {
@@ -4355,7 +4483,7 @@ type AttestRequest struct {
 
 func (x *AttestRequest) Reset() {
 	*x = AttestRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4367,7 +4495,7 @@ func (x *AttestRequest) String() string {
 func (*AttestRequest) ProtoMessage() {}
 
 func (x *AttestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[55]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4380,7 +4508,7 @@ func (x *AttestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestRequest.ProtoReflect.Descriptor instead.
 func (*AttestRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{55}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{57}
 }
 
 type AttestResponse struct {
@@ -4396,7 +4524,7 @@ type AttestResponse struct {
 
 func (x *AttestResponse) Reset() {
 	*x = AttestResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4408,7 +4536,7 @@ func (x *AttestResponse) String() string {
 func (*AttestResponse) ProtoMessage() {}
 
 func (x *AttestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[56]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4421,7 +4549,7 @@ func (x *AttestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AttestResponse.ProtoReflect.Descriptor instead.
 func (*AttestResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{56}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *AttestResponse) GetView() *View {
@@ -4467,7 +4595,7 @@ type ListEntriesRequest struct {
 
 func (x *ListEntriesRequest) Reset() {
 	*x = ListEntriesRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4479,7 +4607,7 @@ func (x *ListEntriesRequest) String() string {
 func (*ListEntriesRequest) ProtoMessage() {}
 
 func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[57]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4492,7 +4620,7 @@ func (x *ListEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ListEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{57}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{59}
 }
 
 type ListEntriesResponse struct {
@@ -4505,7 +4633,7 @@ type ListEntriesResponse struct {
 
 func (x *ListEntriesResponse) Reset() {
 	*x = ListEntriesResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4517,7 +4645,7 @@ func (x *ListEntriesResponse) String() string {
 func (*ListEntriesResponse) ProtoMessage() {}
 
 func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[58]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4530,7 +4658,7 @@ func (x *ListEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ListEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{58}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListEntriesResponse) GetView() *View {
@@ -4569,7 +4697,7 @@ type Entry struct {
 
 func (x *Entry) Reset() {
 	*x = Entry{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4581,7 +4709,7 @@ func (x *Entry) String() string {
 func (*Entry) ProtoMessage() {}
 
 func (x *Entry) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[59]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4594,7 +4722,7 @@ func (x *Entry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Entry.ProtoReflect.Descriptor instead.
 func (*Entry) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{59}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *Entry) GetId() string {
@@ -4699,7 +4827,7 @@ type ApplyEntriesRequest struct {
 
 func (x *ApplyEntriesRequest) Reset() {
 	*x = ApplyEntriesRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4711,7 +4839,7 @@ func (x *ApplyEntriesRequest) String() string {
 func (*ApplyEntriesRequest) ProtoMessage() {}
 
 func (x *ApplyEntriesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[60]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4724,7 +4852,7 @@ func (x *ApplyEntriesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyEntriesRequest.ProtoReflect.Descriptor instead.
 func (*ApplyEntriesRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{60}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ApplyEntriesRequest) GetEntries() []*Entry {
@@ -4760,7 +4888,7 @@ type ApplyEntriesResponse struct {
 
 func (x *ApplyEntriesResponse) Reset() {
 	*x = ApplyEntriesResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4772,7 +4900,7 @@ func (x *ApplyEntriesResponse) String() string {
 func (*ApplyEntriesResponse) ProtoMessage() {}
 
 func (x *ApplyEntriesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[61]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4785,7 +4913,7 @@ func (x *ApplyEntriesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyEntriesResponse.ProtoReflect.Descriptor instead.
 func (*ApplyEntriesResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{61}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ApplyEntriesResponse) GetView() *View {
@@ -4827,7 +4955,7 @@ type EntryChange struct {
 
 func (x *EntryChange) Reset() {
 	*x = EntryChange{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4839,7 +4967,7 @@ func (x *EntryChange) String() string {
 func (*EntryChange) ProtoMessage() {}
 
 func (x *EntryChange) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[62]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4852,7 +4980,7 @@ func (x *EntryChange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryChange.ProtoReflect.Descriptor instead.
 func (*EntryChange) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{62}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *EntryChange) GetAction() string {
@@ -4886,7 +5014,7 @@ type EntryRefusal struct {
 
 func (x *EntryRefusal) Reset() {
 	*x = EntryRefusal{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4898,7 +5026,7 @@ func (x *EntryRefusal) String() string {
 func (*EntryRefusal) ProtoMessage() {}
 
 func (x *EntryRefusal) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[63]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4911,7 +5039,7 @@ func (x *EntryRefusal) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EntryRefusal.ProtoReflect.Descriptor instead.
 func (*EntryRefusal) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{63}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *EntryRefusal) GetIndex() uint32 {
@@ -4937,7 +5065,7 @@ type DeleteEntryRequest struct {
 
 func (x *DeleteEntryRequest) Reset() {
 	*x = DeleteEntryRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4949,7 +5077,7 @@ func (x *DeleteEntryRequest) String() string {
 func (*DeleteEntryRequest) ProtoMessage() {}
 
 func (x *DeleteEntryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[64]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4962,7 +5090,7 @@ func (x *DeleteEntryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEntryRequest.ProtoReflect.Descriptor instead.
 func (*DeleteEntryRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{64}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *DeleteEntryRequest) GetId() string {
@@ -4982,7 +5110,7 @@ type DeleteEntryResponse struct {
 
 func (x *DeleteEntryResponse) Reset() {
 	*x = DeleteEntryResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4994,7 +5122,7 @@ func (x *DeleteEntryResponse) String() string {
 func (*DeleteEntryResponse) ProtoMessage() {}
 
 func (x *DeleteEntryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[65]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5007,7 +5135,7 @@ func (x *DeleteEntryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeleteEntryResponse.ProtoReflect.Descriptor instead.
 func (*DeleteEntryResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{65}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *DeleteEntryResponse) GetView() *View {
@@ -5032,7 +5160,7 @@ type ListTrustRequest struct {
 
 func (x *ListTrustRequest) Reset() {
 	*x = ListTrustRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5044,7 +5172,7 @@ func (x *ListTrustRequest) String() string {
 func (*ListTrustRequest) ProtoMessage() {}
 
 func (x *ListTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[66]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5057,7 +5185,7 @@ func (x *ListTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTrustRequest.ProtoReflect.Descriptor instead.
 func (*ListTrustRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{66}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{68}
 }
 
 type ListTrustResponse struct {
@@ -5070,7 +5198,7 @@ type ListTrustResponse struct {
 
 func (x *ListTrustResponse) Reset() {
 	*x = ListTrustResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5082,7 +5210,7 @@ func (x *ListTrustResponse) String() string {
 func (*ListTrustResponse) ProtoMessage() {}
 
 func (x *ListTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[67]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5095,7 +5223,7 @@ func (x *ListTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTrustResponse.ProtoReflect.Descriptor instead.
 func (*ListTrustResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{67}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ListTrustResponse) GetView() *View {
@@ -5133,7 +5261,7 @@ type TrustRecord struct {
 
 func (x *TrustRecord) Reset() {
 	*x = TrustRecord{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5145,7 +5273,7 @@ func (x *TrustRecord) String() string {
 func (*TrustRecord) ProtoMessage() {}
 
 func (x *TrustRecord) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[68]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5158,7 +5286,7 @@ func (x *TrustRecord) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustRecord.ProtoReflect.Descriptor instead.
 func (*TrustRecord) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{68}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *TrustRecord) GetRegion() string {
@@ -5260,7 +5388,7 @@ type TrustRoot struct {
 
 func (x *TrustRoot) Reset() {
 	*x = TrustRoot{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5272,7 +5400,7 @@ func (x *TrustRoot) String() string {
 func (*TrustRoot) ProtoMessage() {}
 
 func (x *TrustRoot) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[69]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5285,7 +5413,7 @@ func (x *TrustRoot) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustRoot.ProtoReflect.Descriptor instead.
 func (*TrustRoot) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{69}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *TrustRoot) GetKind() string {
@@ -5349,7 +5477,7 @@ type ExportTrustRequest struct {
 
 func (x *ExportTrustRequest) Reset() {
 	*x = ExportTrustRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5361,7 +5489,7 @@ func (x *ExportTrustRequest) String() string {
 func (*ExportTrustRequest) ProtoMessage() {}
 
 func (x *ExportTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[70]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5374,7 +5502,7 @@ func (x *ExportTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportTrustRequest.ProtoReflect.Descriptor instead.
 func (*ExportTrustRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{70}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ExportTrustRequest) GetRegion() string {
@@ -5416,7 +5544,7 @@ type ExportTrustResponse struct {
 
 func (x *ExportTrustResponse) Reset() {
 	*x = ExportTrustResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5428,7 +5556,7 @@ func (x *ExportTrustResponse) String() string {
 func (*ExportTrustResponse) ProtoMessage() {}
 
 func (x *ExportTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[71]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5441,7 +5569,7 @@ func (x *ExportTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportTrustResponse.ProtoReflect.Descriptor instead.
 func (*ExportTrustResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{71}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ExportTrustResponse) GetView() *View {
@@ -5474,7 +5602,7 @@ type ImportTrustRequest struct {
 
 func (x *ImportTrustRequest) Reset() {
 	*x = ImportTrustRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5486,7 +5614,7 @@ func (x *ImportTrustRequest) String() string {
 func (*ImportTrustRequest) ProtoMessage() {}
 
 func (x *ImportTrustRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[72]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5499,7 +5627,7 @@ func (x *ImportTrustRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportTrustRequest.ProtoReflect.Descriptor instead.
 func (*ImportTrustRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{72}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ImportTrustRequest) GetFile() []byte {
@@ -5519,7 +5647,7 @@ type ImportTrustResponse struct {
 
 func (x *ImportTrustResponse) Reset() {
 	*x = ImportTrustResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5531,7 +5659,7 @@ func (x *ImportTrustResponse) String() string {
 func (*ImportTrustResponse) ProtoMessage() {}
 
 func (x *ImportTrustResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[73]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5544,7 +5672,7 @@ func (x *ImportTrustResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ImportTrustResponse.ProtoReflect.Descriptor instead.
 func (*ImportTrustResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{73}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ImportTrustResponse) GetView() *View {
@@ -5571,7 +5699,7 @@ type TrustImport struct {
 
 func (x *TrustImport) Reset() {
 	*x = TrustImport{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5583,7 +5711,7 @@ func (x *TrustImport) String() string {
 func (*TrustImport) ProtoMessage() {}
 
 func (x *TrustImport) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[74]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5596,7 +5724,7 @@ func (x *TrustImport) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TrustImport.ProtoReflect.Descriptor instead.
 func (*TrustImport) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{74}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *TrustImport) GetRecord() *TrustRecord {
@@ -5621,7 +5749,7 @@ type ExportDevIDRequest struct {
 
 func (x *ExportDevIDRequest) Reset() {
 	*x = ExportDevIDRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5633,7 +5761,7 @@ func (x *ExportDevIDRequest) String() string {
 func (*ExportDevIDRequest) ProtoMessage() {}
 
 func (x *ExportDevIDRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[75]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5646,7 +5774,7 @@ func (x *ExportDevIDRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportDevIDRequest.ProtoReflect.Descriptor instead.
 func (*ExportDevIDRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{75}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{77}
 }
 
 type ExportDevIDResponse struct {
@@ -5663,7 +5791,7 @@ type ExportDevIDResponse struct {
 
 func (x *ExportDevIDResponse) Reset() {
 	*x = ExportDevIDResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5675,7 +5803,7 @@ func (x *ExportDevIDResponse) String() string {
 func (*ExportDevIDResponse) ProtoMessage() {}
 
 func (x *ExportDevIDResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[76]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5688,7 +5816,7 @@ func (x *ExportDevIDResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ExportDevIDResponse.ProtoReflect.Descriptor instead.
 func (*ExportDevIDResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{76}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *ExportDevIDResponse) GetView() *View {
@@ -5743,7 +5871,7 @@ type PartitionRequest struct {
 
 func (x *PartitionRequest) Reset() {
 	*x = PartitionRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5755,7 +5883,7 @@ func (x *PartitionRequest) String() string {
 func (*PartitionRequest) ProtoMessage() {}
 
 func (x *PartitionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[77]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5768,7 +5896,7 @@ func (x *PartitionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionRequest.ProtoReflect.Descriptor instead.
 func (*PartitionRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{77}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *PartitionRequest) GetTrustDomain() string {
@@ -5794,7 +5922,7 @@ type PartitionResponse struct {
 
 func (x *PartitionResponse) Reset() {
 	*x = PartitionResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5806,7 +5934,7 @@ func (x *PartitionResponse) String() string {
 func (*PartitionResponse) ProtoMessage() {}
 
 func (x *PartitionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[78]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5819,7 +5947,7 @@ func (x *PartitionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PartitionResponse.ProtoReflect.Descriptor instead.
 func (*PartitionResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{78}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *PartitionResponse) GetView() *View {
@@ -5839,7 +5967,7 @@ type ReachRequest struct {
 
 func (x *ReachRequest) Reset() {
 	*x = ReachRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5851,7 +5979,7 @@ func (x *ReachRequest) String() string {
 func (*ReachRequest) ProtoMessage() {}
 
 func (x *ReachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[79]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5864,7 +5992,7 @@ func (x *ReachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachRequest.ProtoReflect.Descriptor instead.
 func (*ReachRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{79}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *ReachRequest) GetService() string {
@@ -5892,7 +6020,7 @@ type ReachResponse struct {
 
 func (x *ReachResponse) Reset() {
 	*x = ReachResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5904,7 +6032,7 @@ func (x *ReachResponse) String() string {
 func (*ReachResponse) ProtoMessage() {}
 
 func (x *ReachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[80]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5917,7 +6045,7 @@ func (x *ReachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReachResponse.ProtoReflect.Descriptor instead.
 func (*ReachResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{80}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *ReachResponse) GetView() *View {
@@ -5952,7 +6080,7 @@ type StartShadowRequest struct {
 
 func (x *StartShadowRequest) Reset() {
 	*x = StartShadowRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5964,7 +6092,7 @@ func (x *StartShadowRequest) String() string {
 func (*StartShadowRequest) ProtoMessage() {}
 
 func (x *StartShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[81]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5977,7 +6105,7 @@ func (x *StartShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartShadowRequest.ProtoReflect.Descriptor instead.
 func (*StartShadowRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{81}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *StartShadowRequest) GetLevels() []*ShadowLevel {
@@ -6011,7 +6139,7 @@ type ShadowLevel struct {
 
 func (x *ShadowLevel) Reset() {
 	*x = ShadowLevel{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6023,7 +6151,7 @@ func (x *ShadowLevel) String() string {
 func (*ShadowLevel) ProtoMessage() {}
 
 func (x *ShadowLevel) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[82]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6036,7 +6164,7 @@ func (x *ShadowLevel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowLevel.ProtoReflect.Descriptor instead.
 func (*ShadowLevel) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{82}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *ShadowLevel) GetLevel() string {
@@ -6062,7 +6190,7 @@ type GetShadowRequest struct {
 
 func (x *GetShadowRequest) Reset() {
 	*x = GetShadowRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6074,7 +6202,7 @@ func (x *GetShadowRequest) String() string {
 func (*GetShadowRequest) ProtoMessage() {}
 
 func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[83]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6087,7 +6215,7 @@ func (x *GetShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetShadowRequest.ProtoReflect.Descriptor instead.
 func (*GetShadowRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{83}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *GetShadowRequest) GetCandidate() bool {
@@ -6105,7 +6233,7 @@ type StopShadowRequest struct {
 
 func (x *StopShadowRequest) Reset() {
 	*x = StopShadowRequest{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6117,7 +6245,7 @@ func (x *StopShadowRequest) String() string {
 func (*StopShadowRequest) ProtoMessage() {}
 
 func (x *StopShadowRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[84]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6130,7 +6258,7 @@ func (x *StopShadowRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopShadowRequest.ProtoReflect.Descriptor instead.
 func (*StopShadowRequest) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{84}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{86}
 }
 
 type ShadowResponse struct {
@@ -6146,7 +6274,7 @@ type ShadowResponse struct {
 
 func (x *ShadowResponse) Reset() {
 	*x = ShadowResponse{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6158,7 +6286,7 @@ func (x *ShadowResponse) String() string {
 func (*ShadowResponse) ProtoMessage() {}
 
 func (x *ShadowResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[85]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6171,7 +6299,7 @@ func (x *ShadowResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowResponse.ProtoReflect.Descriptor instead.
 func (*ShadowResponse) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{85}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *ShadowResponse) GetView() *View {
@@ -6227,7 +6355,7 @@ type ShadowStatus struct {
 
 func (x *ShadowStatus) Reset() {
 	*x = ShadowStatus{}
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6239,7 +6367,7 @@ func (x *ShadowStatus) String() string {
 func (*ShadowStatus) ProtoMessage() {}
 
 func (x *ShadowStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[86]
+	mi := &file_cmd_internal_control_controlv1_control_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6252,7 +6380,7 @@ func (x *ShadowStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ShadowStatus.ProtoReflect.Descriptor instead.
 func (*ShadowStatus) Descriptor() ([]byte, []int) {
-	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{86}
+	return file_cmd_internal_control_controlv1_control_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *ShadowStatus) GetCandidate() string {
@@ -6625,7 +6753,16 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x10RollbackResponse\x12.\n" +
 	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x16\n" +
 	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"7\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\"l\n" +
+	"\x0eSegmentRequest\x12\x16\n" +
+	"\x06origin\x18\x01 \x01(\tR\x06origin\x12\x16\n" +
+	"\x06prefix\x18\x02 \x01(\tR\x06prefix\x12\x12\n" +
+	"\x04lift\x18\x03 \x01(\bR\x04lift\x12\x16\n" +
+	"\x06reason\x18\x04 \x01(\tR\x06reason\"u\n" +
+	"\x0fSegmentResponse\x12.\n" +
+	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x12\x16\n" +
+	"\x06origin\x18\x02 \x01(\tR\x06origin\x12\x1a\n" +
+	"\bprefixes\x18\x03 \x03(\tR\bprefixes\"7\n" +
 	"\rRevokeRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"l\n" +
@@ -6871,14 +7008,15 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"passedOver\x12\x14\n" +
 	"\x05ended\x18\t \x01(\tR\x05ended\x12\x16\n" +
 	"\x06signed\x18\n" +
-	" \x01(\bR\x06signed2\xad\x13\n" +
+	" \x01(\bR\x06signed2\x85\x14\n" +
 	"\aControl\x12S\n" +
 	"\x06Status\x12#.bailiwick.control.v1.StatusRequest\x1a$.bailiwick.control.v1.StatusResponse\x12\\\n" +
 	"\tListCases\x12&.bailiwick.control.v1.ListCasesRequest\x1a'.bailiwick.control.v1.ListCasesResponse\x12Y\n" +
 	"\bShowCase\x12%.bailiwick.control.v1.ShowCaseRequest\x1a&.bailiwick.control.v1.ShowCaseResponse\x12V\n" +
 	"\aRelease\x12$.bailiwick.control.v1.ReleaseRequest\x1a%.bailiwick.control.v1.ReleaseResponse\x12S\n" +
 	"\x06Appeal\x12#.bailiwick.control.v1.AppealRequest\x1a$.bailiwick.control.v1.AppealResponse\x12Y\n" +
-	"\bRollback\x12%.bailiwick.control.v1.RollbackRequest\x1a&.bailiwick.control.v1.RollbackResponse\x12S\n" +
+	"\bRollback\x12%.bailiwick.control.v1.RollbackRequest\x1a&.bailiwick.control.v1.RollbackResponse\x12V\n" +
+	"\aSegment\x12$.bailiwick.control.v1.SegmentRequest\x1a%.bailiwick.control.v1.SegmentResponse\x12S\n" +
 	"\x06Revoke\x12#.bailiwick.control.v1.RevokeRequest\x1a$.bailiwick.control.v1.RevokeResponse\x12J\n" +
 	"\x03Why\x12 .bailiwick.control.v1.WhyRequest\x1a!.bailiwick.control.v1.WhyResponse\x12h\n" +
 	"\rSealDecisions\x12*.bailiwick.control.v1.SealDecisionsRequest\x1a+.bailiwick.control.v1.SealDecisionsResponse\x12h\n" +
@@ -6913,7 +7051,7 @@ func file_cmd_internal_control_controlv1_control_proto_rawDescGZIP() []byte {
 	return file_cmd_internal_control_controlv1_control_proto_rawDescData
 }
 
-var file_cmd_internal_control_controlv1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 92)
+var file_cmd_internal_control_controlv1_control_proto_msgTypes = make([]protoimpl.MessageInfo, 94)
 var file_cmd_internal_control_controlv1_control_proto_goTypes = []any{
 	(*View)(nil),                     // 0: bailiwick.control.v1.View
 	(*Debt)(nil),                     // 1: bailiwick.control.v1.Debt
@@ -6955,65 +7093,67 @@ var file_cmd_internal_control_controlv1_control_proto_goTypes = []any{
 	(*AppealResponse)(nil),           // 37: bailiwick.control.v1.AppealResponse
 	(*RollbackRequest)(nil),          // 38: bailiwick.control.v1.RollbackRequest
 	(*RollbackResponse)(nil),         // 39: bailiwick.control.v1.RollbackResponse
-	(*RevokeRequest)(nil),            // 40: bailiwick.control.v1.RevokeRequest
-	(*RevokeResponse)(nil),           // 41: bailiwick.control.v1.RevokeResponse
-	(*WhyRequest)(nil),               // 42: bailiwick.control.v1.WhyRequest
-	(*WhyResponse)(nil),              // 43: bailiwick.control.v1.WhyResponse
-	(*SealDecisionsRequest)(nil),     // 44: bailiwick.control.v1.SealDecisionsRequest
-	(*SealDecisionsResponse)(nil),    // 45: bailiwick.control.v1.SealDecisionsResponse
-	(*ErasePayloadsRequest)(nil),     // 46: bailiwick.control.v1.ErasePayloadsRequest
-	(*ErasePayloadsResponse)(nil),    // 47: bailiwick.control.v1.ErasePayloadsResponse
-	(*Decision)(nil),                 // 48: bailiwick.control.v1.Decision
-	(*Verdict)(nil),                  // 49: bailiwick.control.v1.Verdict
-	(*ListAttestationsRequest)(nil),  // 50: bailiwick.control.v1.ListAttestationsRequest
-	(*ListAttestationsResponse)(nil), // 51: bailiwick.control.v1.ListAttestationsResponse
-	(*NodeAttestation)(nil),          // 52: bailiwick.control.v1.NodeAttestation
-	(*Digests)(nil),                  // 53: bailiwick.control.v1.Digests
-	(*Check)(nil),                    // 54: bailiwick.control.v1.Check
-	(*AttestRequest)(nil),            // 55: bailiwick.control.v1.AttestRequest
-	(*AttestResponse)(nil),           // 56: bailiwick.control.v1.AttestResponse
-	(*ListEntriesRequest)(nil),       // 57: bailiwick.control.v1.ListEntriesRequest
-	(*ListEntriesResponse)(nil),      // 58: bailiwick.control.v1.ListEntriesResponse
-	(*Entry)(nil),                    // 59: bailiwick.control.v1.Entry
-	(*ApplyEntriesRequest)(nil),      // 60: bailiwick.control.v1.ApplyEntriesRequest
-	(*ApplyEntriesResponse)(nil),     // 61: bailiwick.control.v1.ApplyEntriesResponse
-	(*EntryChange)(nil),              // 62: bailiwick.control.v1.EntryChange
-	(*EntryRefusal)(nil),             // 63: bailiwick.control.v1.EntryRefusal
-	(*DeleteEntryRequest)(nil),       // 64: bailiwick.control.v1.DeleteEntryRequest
-	(*DeleteEntryResponse)(nil),      // 65: bailiwick.control.v1.DeleteEntryResponse
-	(*ListTrustRequest)(nil),         // 66: bailiwick.control.v1.ListTrustRequest
-	(*ListTrustResponse)(nil),        // 67: bailiwick.control.v1.ListTrustResponse
-	(*TrustRecord)(nil),              // 68: bailiwick.control.v1.TrustRecord
-	(*TrustRoot)(nil),                // 69: bailiwick.control.v1.TrustRoot
-	(*ExportTrustRequest)(nil),       // 70: bailiwick.control.v1.ExportTrustRequest
-	(*ExportTrustResponse)(nil),      // 71: bailiwick.control.v1.ExportTrustResponse
-	(*ImportTrustRequest)(nil),       // 72: bailiwick.control.v1.ImportTrustRequest
-	(*ImportTrustResponse)(nil),      // 73: bailiwick.control.v1.ImportTrustResponse
-	(*TrustImport)(nil),              // 74: bailiwick.control.v1.TrustImport
-	(*ExportDevIDRequest)(nil),       // 75: bailiwick.control.v1.ExportDevIDRequest
-	(*ExportDevIDResponse)(nil),      // 76: bailiwick.control.v1.ExportDevIDResponse
-	(*PartitionRequest)(nil),         // 77: bailiwick.control.v1.PartitionRequest
-	(*PartitionResponse)(nil),        // 78: bailiwick.control.v1.PartitionResponse
-	(*ReachRequest)(nil),             // 79: bailiwick.control.v1.ReachRequest
-	(*ReachResponse)(nil),            // 80: bailiwick.control.v1.ReachResponse
-	(*StartShadowRequest)(nil),       // 81: bailiwick.control.v1.StartShadowRequest
-	(*ShadowLevel)(nil),              // 82: bailiwick.control.v1.ShadowLevel
-	(*GetShadowRequest)(nil),         // 83: bailiwick.control.v1.GetShadowRequest
-	(*StopShadowRequest)(nil),        // 84: bailiwick.control.v1.StopShadowRequest
-	(*ShadowResponse)(nil),           // 85: bailiwick.control.v1.ShadowResponse
-	(*ShadowStatus)(nil),             // 86: bailiwick.control.v1.ShadowStatus
-	nil,                              // 87: bailiwick.control.v1.Debt.RegionsEntry
-	nil,                              // 88: bailiwick.control.v1.RegionSummary.NodesEntry
-	nil,                              // 89: bailiwick.control.v1.Decision.LabelsEntry
-	nil,                              // 90: bailiwick.control.v1.NodeAttestation.PcrsEntry
-	nil,                              // 91: bailiwick.control.v1.NodeAttestation.DigestsEntry
-	(*timestamppb.Timestamp)(nil),    // 92: google.protobuf.Timestamp
+	(*SegmentRequest)(nil),           // 40: bailiwick.control.v1.SegmentRequest
+	(*SegmentResponse)(nil),          // 41: bailiwick.control.v1.SegmentResponse
+	(*RevokeRequest)(nil),            // 42: bailiwick.control.v1.RevokeRequest
+	(*RevokeResponse)(nil),           // 43: bailiwick.control.v1.RevokeResponse
+	(*WhyRequest)(nil),               // 44: bailiwick.control.v1.WhyRequest
+	(*WhyResponse)(nil),              // 45: bailiwick.control.v1.WhyResponse
+	(*SealDecisionsRequest)(nil),     // 46: bailiwick.control.v1.SealDecisionsRequest
+	(*SealDecisionsResponse)(nil),    // 47: bailiwick.control.v1.SealDecisionsResponse
+	(*ErasePayloadsRequest)(nil),     // 48: bailiwick.control.v1.ErasePayloadsRequest
+	(*ErasePayloadsResponse)(nil),    // 49: bailiwick.control.v1.ErasePayloadsResponse
+	(*Decision)(nil),                 // 50: bailiwick.control.v1.Decision
+	(*Verdict)(nil),                  // 51: bailiwick.control.v1.Verdict
+	(*ListAttestationsRequest)(nil),  // 52: bailiwick.control.v1.ListAttestationsRequest
+	(*ListAttestationsResponse)(nil), // 53: bailiwick.control.v1.ListAttestationsResponse
+	(*NodeAttestation)(nil),          // 54: bailiwick.control.v1.NodeAttestation
+	(*Digests)(nil),                  // 55: bailiwick.control.v1.Digests
+	(*Check)(nil),                    // 56: bailiwick.control.v1.Check
+	(*AttestRequest)(nil),            // 57: bailiwick.control.v1.AttestRequest
+	(*AttestResponse)(nil),           // 58: bailiwick.control.v1.AttestResponse
+	(*ListEntriesRequest)(nil),       // 59: bailiwick.control.v1.ListEntriesRequest
+	(*ListEntriesResponse)(nil),      // 60: bailiwick.control.v1.ListEntriesResponse
+	(*Entry)(nil),                    // 61: bailiwick.control.v1.Entry
+	(*ApplyEntriesRequest)(nil),      // 62: bailiwick.control.v1.ApplyEntriesRequest
+	(*ApplyEntriesResponse)(nil),     // 63: bailiwick.control.v1.ApplyEntriesResponse
+	(*EntryChange)(nil),              // 64: bailiwick.control.v1.EntryChange
+	(*EntryRefusal)(nil),             // 65: bailiwick.control.v1.EntryRefusal
+	(*DeleteEntryRequest)(nil),       // 66: bailiwick.control.v1.DeleteEntryRequest
+	(*DeleteEntryResponse)(nil),      // 67: bailiwick.control.v1.DeleteEntryResponse
+	(*ListTrustRequest)(nil),         // 68: bailiwick.control.v1.ListTrustRequest
+	(*ListTrustResponse)(nil),        // 69: bailiwick.control.v1.ListTrustResponse
+	(*TrustRecord)(nil),              // 70: bailiwick.control.v1.TrustRecord
+	(*TrustRoot)(nil),                // 71: bailiwick.control.v1.TrustRoot
+	(*ExportTrustRequest)(nil),       // 72: bailiwick.control.v1.ExportTrustRequest
+	(*ExportTrustResponse)(nil),      // 73: bailiwick.control.v1.ExportTrustResponse
+	(*ImportTrustRequest)(nil),       // 74: bailiwick.control.v1.ImportTrustRequest
+	(*ImportTrustResponse)(nil),      // 75: bailiwick.control.v1.ImportTrustResponse
+	(*TrustImport)(nil),              // 76: bailiwick.control.v1.TrustImport
+	(*ExportDevIDRequest)(nil),       // 77: bailiwick.control.v1.ExportDevIDRequest
+	(*ExportDevIDResponse)(nil),      // 78: bailiwick.control.v1.ExportDevIDResponse
+	(*PartitionRequest)(nil),         // 79: bailiwick.control.v1.PartitionRequest
+	(*PartitionResponse)(nil),        // 80: bailiwick.control.v1.PartitionResponse
+	(*ReachRequest)(nil),             // 81: bailiwick.control.v1.ReachRequest
+	(*ReachResponse)(nil),            // 82: bailiwick.control.v1.ReachResponse
+	(*StartShadowRequest)(nil),       // 83: bailiwick.control.v1.StartShadowRequest
+	(*ShadowLevel)(nil),              // 84: bailiwick.control.v1.ShadowLevel
+	(*GetShadowRequest)(nil),         // 85: bailiwick.control.v1.GetShadowRequest
+	(*StopShadowRequest)(nil),        // 86: bailiwick.control.v1.StopShadowRequest
+	(*ShadowResponse)(nil),           // 87: bailiwick.control.v1.ShadowResponse
+	(*ShadowStatus)(nil),             // 88: bailiwick.control.v1.ShadowStatus
+	nil,                              // 89: bailiwick.control.v1.Debt.RegionsEntry
+	nil,                              // 90: bailiwick.control.v1.RegionSummary.NodesEntry
+	nil,                              // 91: bailiwick.control.v1.Decision.LabelsEntry
+	nil,                              // 92: bailiwick.control.v1.NodeAttestation.PcrsEntry
+	nil,                              // 93: bailiwick.control.v1.NodeAttestation.DigestsEntry
+	(*timestamppb.Timestamp)(nil),    // 94: google.protobuf.Timestamp
 }
 var file_cmd_internal_control_controlv1_control_proto_depIdxs = []int32{
-	92,  // 0: bailiwick.control.v1.View.as_of:type_name -> google.protobuf.Timestamp
+	94,  // 0: bailiwick.control.v1.View.as_of:type_name -> google.protobuf.Timestamp
 	1,   // 1: bailiwick.control.v1.View.debt:type_name -> bailiwick.control.v1.Debt
 	3,   // 2: bailiwick.control.v1.View.lease:type_name -> bailiwick.control.v1.Lease
-	87,  // 3: bailiwick.control.v1.Debt.regions:type_name -> bailiwick.control.v1.Debt.RegionsEntry
+	89,  // 3: bailiwick.control.v1.Debt.regions:type_name -> bailiwick.control.v1.Debt.RegionsEntry
 	0,   // 4: bailiwick.control.v1.StatusResponse.view:type_name -> bailiwick.control.v1.View
 	6,   // 5: bailiwick.control.v1.StatusResponse.self:type_name -> bailiwick.control.v1.NodeStatus
 	25,  // 6: bailiwick.control.v1.StatusResponse.peers:type_name -> bailiwick.control.v1.PeerStatus
@@ -7023,155 +7163,158 @@ var file_cmd_internal_control_controlv1_control_proto_depIdxs = []int32{
 	9,   // 10: bailiwick.control.v1.NodeStatus.feed:type_name -> bailiwick.control.v1.Feed
 	10,  // 11: bailiwick.control.v1.NodeStatus.policy:type_name -> bailiwick.control.v1.Policy
 	21,  // 12: bailiwick.control.v1.NodeStatus.trail:type_name -> bailiwick.control.v1.Trail
-	92,  // 13: bailiwick.control.v1.Identity.svid_expires:type_name -> google.protobuf.Timestamp
-	92,  // 14: bailiwick.control.v1.Identity.epoch_expires:type_name -> google.protobuf.Timestamp
+	94,  // 13: bailiwick.control.v1.Identity.svid_expires:type_name -> google.protobuf.Timestamp
+	94,  // 14: bailiwick.control.v1.Identity.epoch_expires:type_name -> google.protobuf.Timestamp
 	8,   // 15: bailiwick.control.v1.Identity.attestation:type_name -> bailiwick.control.v1.Attestation
 	13,  // 16: bailiwick.control.v1.Policy.levels:type_name -> bailiwick.control.v1.PolicyLevel
 	14,  // 17: bailiwick.control.v1.Policy.drift:type_name -> bailiwick.control.v1.PolicyDrift
 	15,  // 18: bailiwick.control.v1.Policy.waiting:type_name -> bailiwick.control.v1.SignedPolicy
 	15,  // 19: bailiwick.control.v1.Policy.refused:type_name -> bailiwick.control.v1.SignedPolicy
-	86,  // 20: bailiwick.control.v1.Policy.shadow:type_name -> bailiwick.control.v1.ShadowStatus
+	88,  // 20: bailiwick.control.v1.Policy.shadow:type_name -> bailiwick.control.v1.ShadowStatus
 	12,  // 21: bailiwick.control.v1.Policy.rollouts:type_name -> bailiwick.control.v1.Rollout
 	11,  // 22: bailiwick.control.v1.Policy.decisions:type_name -> bailiwick.control.v1.DecisionLog
-	92,  // 23: bailiwick.control.v1.Rollout.since:type_name -> google.protobuf.Timestamp
-	92,  // 24: bailiwick.control.v1.PolicyLevel.not_after:type_name -> google.protobuf.Timestamp
-	92,  // 25: bailiwick.control.v1.SignedPolicy.not_before:type_name -> google.protobuf.Timestamp
-	92,  // 26: bailiwick.control.v1.SignedPolicy.not_after:type_name -> google.protobuf.Timestamp
+	94,  // 23: bailiwick.control.v1.Rollout.since:type_name -> google.protobuf.Timestamp
+	94,  // 24: bailiwick.control.v1.PolicyLevel.not_after:type_name -> google.protobuf.Timestamp
+	94,  // 25: bailiwick.control.v1.SignedPolicy.not_before:type_name -> google.protobuf.Timestamp
+	94,  // 26: bailiwick.control.v1.SignedPolicy.not_after:type_name -> google.protobuf.Timestamp
 	0,   // 27: bailiwick.control.v1.ListPoliciesResponse.view:type_name -> bailiwick.control.v1.View
 	15,  // 28: bailiwick.control.v1.ListPoliciesResponse.items:type_name -> bailiwick.control.v1.SignedPolicy
 	16,  // 29: bailiwick.control.v1.ListPoliciesResponse.nodes:type_name -> bailiwick.control.v1.NodePolicy
 	0,   // 30: bailiwick.control.v1.PublishPolicyResponse.view:type_name -> bailiwick.control.v1.View
 	15,  // 31: bailiwick.control.v1.PublishPolicyResponse.policy:type_name -> bailiwick.control.v1.SignedPolicy
-	92,  // 32: bailiwick.control.v1.Trail.at:type_name -> google.protobuf.Timestamp
-	92,  // 33: bailiwick.control.v1.Trail.witnessed_at:type_name -> google.protobuf.Timestamp
+	94,  // 32: bailiwick.control.v1.Trail.at:type_name -> google.protobuf.Timestamp
+	94,  // 33: bailiwick.control.v1.Trail.witnessed_at:type_name -> google.protobuf.Timestamp
 	22,  // 34: bailiwick.control.v1.Trail.custody:type_name -> bailiwick.control.v1.Custody
 	23,  // 35: bailiwick.control.v1.Custody.custodians:type_name -> bailiwick.control.v1.Custodian
 	24,  // 36: bailiwick.control.v1.Custody.holds:type_name -> bailiwick.control.v1.HeldCopy
-	92,  // 37: bailiwick.control.v1.Custodian.heard:type_name -> google.protobuf.Timestamp
+	94,  // 37: bailiwick.control.v1.Custodian.heard:type_name -> google.protobuf.Timestamp
 	8,   // 38: bailiwick.control.v1.PeerStatus.attestation:type_name -> bailiwick.control.v1.Attestation
 	16,  // 39: bailiwick.control.v1.PeerStatus.policy:type_name -> bailiwick.control.v1.NodePolicy
-	92,  // 40: bailiwick.control.v1.RegionSummary.at:type_name -> google.protobuf.Timestamp
-	88,  // 41: bailiwick.control.v1.RegionSummary.nodes:type_name -> bailiwick.control.v1.RegionSummary.NodesEntry
+	94,  // 40: bailiwick.control.v1.RegionSummary.at:type_name -> google.protobuf.Timestamp
+	90,  // 41: bailiwick.control.v1.RegionSummary.nodes:type_name -> bailiwick.control.v1.RegionSummary.NodesEntry
 	27,  // 42: bailiwick.control.v1.RegionSummary.services:type_name -> bailiwick.control.v1.Service
 	14,  // 43: bailiwick.control.v1.RegionSummary.drift:type_name -> bailiwick.control.v1.PolicyDrift
 	0,   // 44: bailiwick.control.v1.ListCasesResponse.view:type_name -> bailiwick.control.v1.View
 	30,  // 45: bailiwick.control.v1.ListCasesResponse.cases:type_name -> bailiwick.control.v1.Case
-	92,  // 46: bailiwick.control.v1.Case.since:type_name -> google.protobuf.Timestamp
-	92,  // 47: bailiwick.control.v1.Case.appealed:type_name -> google.protobuf.Timestamp
+	94,  // 46: bailiwick.control.v1.Case.since:type_name -> google.protobuf.Timestamp
+	94,  // 47: bailiwick.control.v1.Case.appealed:type_name -> google.protobuf.Timestamp
 	0,   // 48: bailiwick.control.v1.ShowCaseResponse.view:type_name -> bailiwick.control.v1.View
 	30,  // 49: bailiwick.control.v1.ShowCaseResponse.case:type_name -> bailiwick.control.v1.Case
 	33,  // 50: bailiwick.control.v1.ShowCaseResponse.events:type_name -> bailiwick.control.v1.CaseEvent
-	92,  // 51: bailiwick.control.v1.CaseEvent.at:type_name -> google.protobuf.Timestamp
+	94,  // 51: bailiwick.control.v1.CaseEvent.at:type_name -> google.protobuf.Timestamp
 	0,   // 52: bailiwick.control.v1.ReleaseResponse.view:type_name -> bailiwick.control.v1.View
 	0,   // 53: bailiwick.control.v1.AppealResponse.view:type_name -> bailiwick.control.v1.View
 	0,   // 54: bailiwick.control.v1.RollbackResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 55: bailiwick.control.v1.RevokeResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 56: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
-	48,  // 57: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
-	0,   // 58: bailiwick.control.v1.SealDecisionsResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 59: bailiwick.control.v1.ErasePayloadsResponse.view:type_name -> bailiwick.control.v1.View
-	92,  // 60: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
-	49,  // 61: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
-	89,  // 62: bailiwick.control.v1.Decision.labels:type_name -> bailiwick.control.v1.Decision.LabelsEntry
-	0,   // 63: bailiwick.control.v1.ListAttestationsResponse.view:type_name -> bailiwick.control.v1.View
-	52,  // 64: bailiwick.control.v1.ListAttestationsResponse.items:type_name -> bailiwick.control.v1.NodeAttestation
-	8,   // 65: bailiwick.control.v1.NodeAttestation.attestation:type_name -> bailiwick.control.v1.Attestation
-	90,  // 66: bailiwick.control.v1.NodeAttestation.pcrs:type_name -> bailiwick.control.v1.NodeAttestation.PcrsEntry
-	91,  // 67: bailiwick.control.v1.NodeAttestation.digests:type_name -> bailiwick.control.v1.NodeAttestation.DigestsEntry
-	92,  // 68: bailiwick.control.v1.NodeAttestation.endorsement_expires:type_name -> google.protobuf.Timestamp
-	54,  // 69: bailiwick.control.v1.NodeAttestation.checks:type_name -> bailiwick.control.v1.Check
-	0,   // 70: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
-	92,  // 71: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
-	0,   // 72: bailiwick.control.v1.ListEntriesResponse.view:type_name -> bailiwick.control.v1.View
-	59,  // 73: bailiwick.control.v1.ListEntriesResponse.items:type_name -> bailiwick.control.v1.Entry
-	92,  // 74: bailiwick.control.v1.Entry.expires:type_name -> google.protobuf.Timestamp
-	59,  // 75: bailiwick.control.v1.ApplyEntriesRequest.entries:type_name -> bailiwick.control.v1.Entry
-	0,   // 76: bailiwick.control.v1.ApplyEntriesResponse.view:type_name -> bailiwick.control.v1.View
-	62,  // 77: bailiwick.control.v1.ApplyEntriesResponse.changes:type_name -> bailiwick.control.v1.EntryChange
-	63,  // 78: bailiwick.control.v1.ApplyEntriesResponse.refusals:type_name -> bailiwick.control.v1.EntryRefusal
-	59,  // 79: bailiwick.control.v1.EntryChange.entry:type_name -> bailiwick.control.v1.Entry
-	59,  // 80: bailiwick.control.v1.EntryChange.before:type_name -> bailiwick.control.v1.Entry
-	0,   // 81: bailiwick.control.v1.DeleteEntryResponse.view:type_name -> bailiwick.control.v1.View
-	59,  // 82: bailiwick.control.v1.DeleteEntryResponse.entry:type_name -> bailiwick.control.v1.Entry
-	0,   // 83: bailiwick.control.v1.ListTrustResponse.view:type_name -> bailiwick.control.v1.View
-	68,  // 84: bailiwick.control.v1.ListTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
-	92,  // 85: bailiwick.control.v1.TrustRecord.not_before:type_name -> google.protobuf.Timestamp
-	92,  // 86: bailiwick.control.v1.TrustRecord.not_after:type_name -> google.protobuf.Timestamp
-	69,  // 87: bailiwick.control.v1.TrustRecord.roots:type_name -> bailiwick.control.v1.TrustRoot
-	92,  // 88: bailiwick.control.v1.TrustRoot.not_after:type_name -> google.protobuf.Timestamp
-	0,   // 89: bailiwick.control.v1.ExportTrustResponse.view:type_name -> bailiwick.control.v1.View
-	68,  // 90: bailiwick.control.v1.ExportTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
-	0,   // 91: bailiwick.control.v1.ImportTrustResponse.view:type_name -> bailiwick.control.v1.View
-	74,  // 92: bailiwick.control.v1.ImportTrustResponse.items:type_name -> bailiwick.control.v1.TrustImport
-	68,  // 93: bailiwick.control.v1.TrustImport.record:type_name -> bailiwick.control.v1.TrustRecord
-	0,   // 94: bailiwick.control.v1.ExportDevIDResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 95: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 96: bailiwick.control.v1.ReachResponse.view:type_name -> bailiwick.control.v1.View
-	82,  // 97: bailiwick.control.v1.StartShadowRequest.levels:type_name -> bailiwick.control.v1.ShadowLevel
-	0,   // 98: bailiwick.control.v1.ShadowResponse.view:type_name -> bailiwick.control.v1.View
-	86,  // 99: bailiwick.control.v1.ShadowResponse.shadow:type_name -> bailiwick.control.v1.ShadowStatus
-	82,  // 100: bailiwick.control.v1.ShadowResponse.levels:type_name -> bailiwick.control.v1.ShadowLevel
-	92,  // 101: bailiwick.control.v1.ShadowStatus.started:type_name -> google.protobuf.Timestamp
-	92,  // 102: bailiwick.control.v1.ShadowStatus.since:type_name -> google.protobuf.Timestamp
-	2,   // 103: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
-	53,  // 104: bailiwick.control.v1.NodeAttestation.DigestsEntry.value:type_name -> bailiwick.control.v1.Digests
-	4,   // 105: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
-	28,  // 106: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
-	31,  // 107: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
-	34,  // 108: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
-	36,  // 109: bailiwick.control.v1.Control.Appeal:input_type -> bailiwick.control.v1.AppealRequest
-	38,  // 110: bailiwick.control.v1.Control.Rollback:input_type -> bailiwick.control.v1.RollbackRequest
-	40,  // 111: bailiwick.control.v1.Control.Revoke:input_type -> bailiwick.control.v1.RevokeRequest
-	42,  // 112: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
-	44,  // 113: bailiwick.control.v1.Control.SealDecisions:input_type -> bailiwick.control.v1.SealDecisionsRequest
-	46,  // 114: bailiwick.control.v1.Control.ErasePayloads:input_type -> bailiwick.control.v1.ErasePayloadsRequest
-	50,  // 115: bailiwick.control.v1.Control.ListAttestations:input_type -> bailiwick.control.v1.ListAttestationsRequest
-	55,  // 116: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
-	57,  // 117: bailiwick.control.v1.Control.ListEntries:input_type -> bailiwick.control.v1.ListEntriesRequest
-	60,  // 118: bailiwick.control.v1.Control.ApplyEntries:input_type -> bailiwick.control.v1.ApplyEntriesRequest
-	64,  // 119: bailiwick.control.v1.Control.DeleteEntry:input_type -> bailiwick.control.v1.DeleteEntryRequest
-	66,  // 120: bailiwick.control.v1.Control.ListTrust:input_type -> bailiwick.control.v1.ListTrustRequest
-	70,  // 121: bailiwick.control.v1.Control.ExportTrust:input_type -> bailiwick.control.v1.ExportTrustRequest
-	72,  // 122: bailiwick.control.v1.Control.ImportTrust:input_type -> bailiwick.control.v1.ImportTrustRequest
-	17,  // 123: bailiwick.control.v1.Control.ListPolicies:input_type -> bailiwick.control.v1.ListPoliciesRequest
-	19,  // 124: bailiwick.control.v1.Control.PublishPolicy:input_type -> bailiwick.control.v1.PublishPolicyRequest
-	75,  // 125: bailiwick.control.v1.Control.ExportDevID:input_type -> bailiwick.control.v1.ExportDevIDRequest
-	79,  // 126: bailiwick.control.v1.Control.Reach:input_type -> bailiwick.control.v1.ReachRequest
-	81,  // 127: bailiwick.control.v1.Control.StartShadow:input_type -> bailiwick.control.v1.StartShadowRequest
-	83,  // 128: bailiwick.control.v1.Control.GetShadow:input_type -> bailiwick.control.v1.GetShadowRequest
-	84,  // 129: bailiwick.control.v1.Control.StopShadow:input_type -> bailiwick.control.v1.StopShadowRequest
-	77,  // 130: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
-	5,   // 131: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
-	29,  // 132: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
-	32,  // 133: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
-	35,  // 134: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
-	37,  // 135: bailiwick.control.v1.Control.Appeal:output_type -> bailiwick.control.v1.AppealResponse
-	39,  // 136: bailiwick.control.v1.Control.Rollback:output_type -> bailiwick.control.v1.RollbackResponse
-	41,  // 137: bailiwick.control.v1.Control.Revoke:output_type -> bailiwick.control.v1.RevokeResponse
-	43,  // 138: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
-	45,  // 139: bailiwick.control.v1.Control.SealDecisions:output_type -> bailiwick.control.v1.SealDecisionsResponse
-	47,  // 140: bailiwick.control.v1.Control.ErasePayloads:output_type -> bailiwick.control.v1.ErasePayloadsResponse
-	51,  // 141: bailiwick.control.v1.Control.ListAttestations:output_type -> bailiwick.control.v1.ListAttestationsResponse
-	56,  // 142: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
-	58,  // 143: bailiwick.control.v1.Control.ListEntries:output_type -> bailiwick.control.v1.ListEntriesResponse
-	61,  // 144: bailiwick.control.v1.Control.ApplyEntries:output_type -> bailiwick.control.v1.ApplyEntriesResponse
-	65,  // 145: bailiwick.control.v1.Control.DeleteEntry:output_type -> bailiwick.control.v1.DeleteEntryResponse
-	67,  // 146: bailiwick.control.v1.Control.ListTrust:output_type -> bailiwick.control.v1.ListTrustResponse
-	71,  // 147: bailiwick.control.v1.Control.ExportTrust:output_type -> bailiwick.control.v1.ExportTrustResponse
-	73,  // 148: bailiwick.control.v1.Control.ImportTrust:output_type -> bailiwick.control.v1.ImportTrustResponse
-	18,  // 149: bailiwick.control.v1.Control.ListPolicies:output_type -> bailiwick.control.v1.ListPoliciesResponse
-	20,  // 150: bailiwick.control.v1.Control.PublishPolicy:output_type -> bailiwick.control.v1.PublishPolicyResponse
-	76,  // 151: bailiwick.control.v1.Control.ExportDevID:output_type -> bailiwick.control.v1.ExportDevIDResponse
-	80,  // 152: bailiwick.control.v1.Control.Reach:output_type -> bailiwick.control.v1.ReachResponse
-	85,  // 153: bailiwick.control.v1.Control.StartShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	85,  // 154: bailiwick.control.v1.Control.GetShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	85,  // 155: bailiwick.control.v1.Control.StopShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	78,  // 156: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
-	131, // [131:157] is the sub-list for method output_type
-	105, // [105:131] is the sub-list for method input_type
-	105, // [105:105] is the sub-list for extension type_name
-	105, // [105:105] is the sub-list for extension extendee
-	0,   // [0:105] is the sub-list for field type_name
+	0,   // 55: bailiwick.control.v1.SegmentResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 56: bailiwick.control.v1.RevokeResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 57: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
+	50,  // 58: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
+	0,   // 59: bailiwick.control.v1.SealDecisionsResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 60: bailiwick.control.v1.ErasePayloadsResponse.view:type_name -> bailiwick.control.v1.View
+	94,  // 61: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
+	51,  // 62: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
+	91,  // 63: bailiwick.control.v1.Decision.labels:type_name -> bailiwick.control.v1.Decision.LabelsEntry
+	0,   // 64: bailiwick.control.v1.ListAttestationsResponse.view:type_name -> bailiwick.control.v1.View
+	54,  // 65: bailiwick.control.v1.ListAttestationsResponse.items:type_name -> bailiwick.control.v1.NodeAttestation
+	8,   // 66: bailiwick.control.v1.NodeAttestation.attestation:type_name -> bailiwick.control.v1.Attestation
+	92,  // 67: bailiwick.control.v1.NodeAttestation.pcrs:type_name -> bailiwick.control.v1.NodeAttestation.PcrsEntry
+	93,  // 68: bailiwick.control.v1.NodeAttestation.digests:type_name -> bailiwick.control.v1.NodeAttestation.DigestsEntry
+	94,  // 69: bailiwick.control.v1.NodeAttestation.endorsement_expires:type_name -> google.protobuf.Timestamp
+	56,  // 70: bailiwick.control.v1.NodeAttestation.checks:type_name -> bailiwick.control.v1.Check
+	0,   // 71: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
+	94,  // 72: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
+	0,   // 73: bailiwick.control.v1.ListEntriesResponse.view:type_name -> bailiwick.control.v1.View
+	61,  // 74: bailiwick.control.v1.ListEntriesResponse.items:type_name -> bailiwick.control.v1.Entry
+	94,  // 75: bailiwick.control.v1.Entry.expires:type_name -> google.protobuf.Timestamp
+	61,  // 76: bailiwick.control.v1.ApplyEntriesRequest.entries:type_name -> bailiwick.control.v1.Entry
+	0,   // 77: bailiwick.control.v1.ApplyEntriesResponse.view:type_name -> bailiwick.control.v1.View
+	64,  // 78: bailiwick.control.v1.ApplyEntriesResponse.changes:type_name -> bailiwick.control.v1.EntryChange
+	65,  // 79: bailiwick.control.v1.ApplyEntriesResponse.refusals:type_name -> bailiwick.control.v1.EntryRefusal
+	61,  // 80: bailiwick.control.v1.EntryChange.entry:type_name -> bailiwick.control.v1.Entry
+	61,  // 81: bailiwick.control.v1.EntryChange.before:type_name -> bailiwick.control.v1.Entry
+	0,   // 82: bailiwick.control.v1.DeleteEntryResponse.view:type_name -> bailiwick.control.v1.View
+	61,  // 83: bailiwick.control.v1.DeleteEntryResponse.entry:type_name -> bailiwick.control.v1.Entry
+	0,   // 84: bailiwick.control.v1.ListTrustResponse.view:type_name -> bailiwick.control.v1.View
+	70,  // 85: bailiwick.control.v1.ListTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
+	94,  // 86: bailiwick.control.v1.TrustRecord.not_before:type_name -> google.protobuf.Timestamp
+	94,  // 87: bailiwick.control.v1.TrustRecord.not_after:type_name -> google.protobuf.Timestamp
+	71,  // 88: bailiwick.control.v1.TrustRecord.roots:type_name -> bailiwick.control.v1.TrustRoot
+	94,  // 89: bailiwick.control.v1.TrustRoot.not_after:type_name -> google.protobuf.Timestamp
+	0,   // 90: bailiwick.control.v1.ExportTrustResponse.view:type_name -> bailiwick.control.v1.View
+	70,  // 91: bailiwick.control.v1.ExportTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
+	0,   // 92: bailiwick.control.v1.ImportTrustResponse.view:type_name -> bailiwick.control.v1.View
+	76,  // 93: bailiwick.control.v1.ImportTrustResponse.items:type_name -> bailiwick.control.v1.TrustImport
+	70,  // 94: bailiwick.control.v1.TrustImport.record:type_name -> bailiwick.control.v1.TrustRecord
+	0,   // 95: bailiwick.control.v1.ExportDevIDResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 96: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 97: bailiwick.control.v1.ReachResponse.view:type_name -> bailiwick.control.v1.View
+	84,  // 98: bailiwick.control.v1.StartShadowRequest.levels:type_name -> bailiwick.control.v1.ShadowLevel
+	0,   // 99: bailiwick.control.v1.ShadowResponse.view:type_name -> bailiwick.control.v1.View
+	88,  // 100: bailiwick.control.v1.ShadowResponse.shadow:type_name -> bailiwick.control.v1.ShadowStatus
+	84,  // 101: bailiwick.control.v1.ShadowResponse.levels:type_name -> bailiwick.control.v1.ShadowLevel
+	94,  // 102: bailiwick.control.v1.ShadowStatus.started:type_name -> google.protobuf.Timestamp
+	94,  // 103: bailiwick.control.v1.ShadowStatus.since:type_name -> google.protobuf.Timestamp
+	2,   // 104: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
+	55,  // 105: bailiwick.control.v1.NodeAttestation.DigestsEntry.value:type_name -> bailiwick.control.v1.Digests
+	4,   // 106: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
+	28,  // 107: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
+	31,  // 108: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
+	34,  // 109: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
+	36,  // 110: bailiwick.control.v1.Control.Appeal:input_type -> bailiwick.control.v1.AppealRequest
+	38,  // 111: bailiwick.control.v1.Control.Rollback:input_type -> bailiwick.control.v1.RollbackRequest
+	40,  // 112: bailiwick.control.v1.Control.Segment:input_type -> bailiwick.control.v1.SegmentRequest
+	42,  // 113: bailiwick.control.v1.Control.Revoke:input_type -> bailiwick.control.v1.RevokeRequest
+	44,  // 114: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
+	46,  // 115: bailiwick.control.v1.Control.SealDecisions:input_type -> bailiwick.control.v1.SealDecisionsRequest
+	48,  // 116: bailiwick.control.v1.Control.ErasePayloads:input_type -> bailiwick.control.v1.ErasePayloadsRequest
+	52,  // 117: bailiwick.control.v1.Control.ListAttestations:input_type -> bailiwick.control.v1.ListAttestationsRequest
+	57,  // 118: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
+	59,  // 119: bailiwick.control.v1.Control.ListEntries:input_type -> bailiwick.control.v1.ListEntriesRequest
+	62,  // 120: bailiwick.control.v1.Control.ApplyEntries:input_type -> bailiwick.control.v1.ApplyEntriesRequest
+	66,  // 121: bailiwick.control.v1.Control.DeleteEntry:input_type -> bailiwick.control.v1.DeleteEntryRequest
+	68,  // 122: bailiwick.control.v1.Control.ListTrust:input_type -> bailiwick.control.v1.ListTrustRequest
+	72,  // 123: bailiwick.control.v1.Control.ExportTrust:input_type -> bailiwick.control.v1.ExportTrustRequest
+	74,  // 124: bailiwick.control.v1.Control.ImportTrust:input_type -> bailiwick.control.v1.ImportTrustRequest
+	17,  // 125: bailiwick.control.v1.Control.ListPolicies:input_type -> bailiwick.control.v1.ListPoliciesRequest
+	19,  // 126: bailiwick.control.v1.Control.PublishPolicy:input_type -> bailiwick.control.v1.PublishPolicyRequest
+	77,  // 127: bailiwick.control.v1.Control.ExportDevID:input_type -> bailiwick.control.v1.ExportDevIDRequest
+	81,  // 128: bailiwick.control.v1.Control.Reach:input_type -> bailiwick.control.v1.ReachRequest
+	83,  // 129: bailiwick.control.v1.Control.StartShadow:input_type -> bailiwick.control.v1.StartShadowRequest
+	85,  // 130: bailiwick.control.v1.Control.GetShadow:input_type -> bailiwick.control.v1.GetShadowRequest
+	86,  // 131: bailiwick.control.v1.Control.StopShadow:input_type -> bailiwick.control.v1.StopShadowRequest
+	79,  // 132: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
+	5,   // 133: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
+	29,  // 134: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
+	32,  // 135: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
+	35,  // 136: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
+	37,  // 137: bailiwick.control.v1.Control.Appeal:output_type -> bailiwick.control.v1.AppealResponse
+	39,  // 138: bailiwick.control.v1.Control.Rollback:output_type -> bailiwick.control.v1.RollbackResponse
+	41,  // 139: bailiwick.control.v1.Control.Segment:output_type -> bailiwick.control.v1.SegmentResponse
+	43,  // 140: bailiwick.control.v1.Control.Revoke:output_type -> bailiwick.control.v1.RevokeResponse
+	45,  // 141: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
+	47,  // 142: bailiwick.control.v1.Control.SealDecisions:output_type -> bailiwick.control.v1.SealDecisionsResponse
+	49,  // 143: bailiwick.control.v1.Control.ErasePayloads:output_type -> bailiwick.control.v1.ErasePayloadsResponse
+	53,  // 144: bailiwick.control.v1.Control.ListAttestations:output_type -> bailiwick.control.v1.ListAttestationsResponse
+	58,  // 145: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
+	60,  // 146: bailiwick.control.v1.Control.ListEntries:output_type -> bailiwick.control.v1.ListEntriesResponse
+	63,  // 147: bailiwick.control.v1.Control.ApplyEntries:output_type -> bailiwick.control.v1.ApplyEntriesResponse
+	67,  // 148: bailiwick.control.v1.Control.DeleteEntry:output_type -> bailiwick.control.v1.DeleteEntryResponse
+	69,  // 149: bailiwick.control.v1.Control.ListTrust:output_type -> bailiwick.control.v1.ListTrustResponse
+	73,  // 150: bailiwick.control.v1.Control.ExportTrust:output_type -> bailiwick.control.v1.ExportTrustResponse
+	75,  // 151: bailiwick.control.v1.Control.ImportTrust:output_type -> bailiwick.control.v1.ImportTrustResponse
+	18,  // 152: bailiwick.control.v1.Control.ListPolicies:output_type -> bailiwick.control.v1.ListPoliciesResponse
+	20,  // 153: bailiwick.control.v1.Control.PublishPolicy:output_type -> bailiwick.control.v1.PublishPolicyResponse
+	78,  // 154: bailiwick.control.v1.Control.ExportDevID:output_type -> bailiwick.control.v1.ExportDevIDResponse
+	82,  // 155: bailiwick.control.v1.Control.Reach:output_type -> bailiwick.control.v1.ReachResponse
+	87,  // 156: bailiwick.control.v1.Control.StartShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	87,  // 157: bailiwick.control.v1.Control.GetShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	87,  // 158: bailiwick.control.v1.Control.StopShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	80,  // 159: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
+	133, // [133:160] is the sub-list for method output_type
+	106, // [106:133] is the sub-list for method input_type
+	106, // [106:106] is the sub-list for extension type_name
+	106, // [106:106] is the sub-list for extension extendee
+	0,   // [0:106] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlv1_control_proto_init() }
@@ -7185,7 +7328,7 @@ func file_cmd_internal_control_controlv1_control_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_cmd_internal_control_controlv1_control_proto_rawDesc), len(file_cmd_internal_control_controlv1_control_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   92,
+			NumMessages:   94,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
