@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/open-policy-agent/opa/v1/ast"
@@ -26,11 +27,12 @@ type TestResult struct {
 	File       string        `json:"file"`
 	Line       int           `json:"line"`
 	Pass       bool          `json:"pass"`
-	FailedLine int           `json:"failed_line,omitempty"` // the line that did not hold
-	Failed     string        `json:"failed,omitempty"`      // what it says
-	Difference []string      `json:"difference,omitempty"`  // of the two sides of a comparison that did not hold
-	Error      string        `json:"error,omitempty"`       // where the test could not be run, or asked what no node asks
-	Output     string        `json:"output,omitempty"`      // of print
+	FailedLine int           `json:"failed_line,omitempty"`  // the line that did not hold
+	Failed     string        `json:"failed,omitempty"`       // what it says
+	Cases      []string      `json:"failed_cases,omitempty"` // of a table, test_name[case]: those that fail
+	Difference []string      `json:"difference,omitempty"`   // of the two sides of a comparison that did not hold
+	Error      string        `json:"error,omitempty"`        // where the test could not be run, or asked what no node asks
+	Output     string        `json:"output,omitempty"`       // of print
 	Duration   time.Duration `json:"duration_ns"`
 }
 
@@ -141,9 +143,17 @@ func (w *observer) result(r *tester.Result, modules map[string]string, eval func
 	if r.Location != nil {
 		res.File, res.Line = r.Location.File, r.Location.Row
 	}
+	r.SubResults.Iter(func(path []string, sub *tester.SubResult) bool {
+		if sub.Fail && len(sub.SubResults) == 0 {
+			res.Cases = append(res.Cases, strings.Join(path, "/"))
+		}
+		return true
+	})
 	switch seen := w.tests[at(r.Location)]; {
 	case r.Error != nil:
 		res.Error = r.Error.Error()
+	case r.Skip:
+		res.Error = "it is still to be written, as its name says: one that is not run proves nothing; take todo_ off, or the rule out"
 	case seen == nil:
 	case seen.foreign != nil:
 		res.Pass, res.Error = false, seen.foreign.Error()

@@ -58,6 +58,48 @@ test_broken if {
 todo_later if false
 `
 
+// Of a table each case that fails is named, and what is still to be written is no pass.
+func TestTables(t *testing.T) {
+	const table = `package bailiwick.global.connect_test
+
+import rego.v2
+
+import data.bailiwick.global.connect
+
+ask(zone) := {"v": 1, "kind": "connect", "time": {"unix": 5, "trusted": true}, "source": {"zone": zone, "node": "a"}, "action": {"name": "link"}, "policy": {}}
+
+cases := {"dark": {"no"}, "light": {"no"}, "dim": {"no"}, "bright": set()}
+
+test_zones[zone] if {
+	some zone, want in cases
+	connect.deny == want with input as ask(zone)
+}
+
+test_good[zone] if {
+	some zone, want in {"dark": {"no"}, "bright": set()}
+	connect.deny == want with input as ask(zone)
+}
+
+todo_test_later if false
+`
+	l := Level{Name: Global, Delegation: Delegation{All: true}, Modules: map[string]string{"connect.rego": tested, "connect_test.rego": table}}
+	for _, coverage := range []bool{false, true} {
+		rep, err := Test(t.Context(), l, TestOptions{Coverage: coverage})
+		if err != nil || len(rep.Results) != 3 {
+			t.Fatal(rep, err)
+		}
+		if r := rep.Results[0]; r.Pass || !slices.Equal(r.Cases, []string{"dim", "light"}) {
+			t.Errorf("%+v", r)
+		}
+		if r := rep.Results[1]; !r.Pass || len(r.Cases) > 0 {
+			t.Errorf("%+v", r)
+		}
+		if r := rep.Results[2]; r.Pass || !strings.Contains(r.Error, "todo_") {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
 func TestTest(t *testing.T) {
 	l := Level{Name: Global, Delegation: Delegation{All: true}, Modules: map[string]string{"connect.rego": tested, "connect_test.rego": tests}}
 	rep, err := Test(t.Context(), l, TestOptions{Coverage: true})

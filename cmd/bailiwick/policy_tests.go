@@ -184,6 +184,9 @@ func testTable(w io.Writer, item testItem) {
 		if r.Failed != "" {
 			fmt.Fprintf(w, "  %s:%d: this does not hold: %s\n", r.File, r.FailedLine, r.Failed)
 		}
+		if len(r.Cases) > 0 {
+			fmt.Fprintf(w, "    cases that fail: %s\n", strings.Join(r.Cases, ", "))
+		}
 		for _, line := range r.Difference {
 			fmt.Fprintf(w, "    %s\n", line)
 		}
