@@ -15,6 +15,7 @@ import (
 )
 
 var quarantineBenches = []bench{
+	cutOff,
 	{
 		area: "quarantine", name: "verify-proof", unit: "µs/proof",
 		reference: "the 3 signatures in it (certificate and two headers) by crypto/ecdsa VerifyASN1, digests made before",

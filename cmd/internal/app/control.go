@@ -62,6 +62,9 @@ func (h handler) caseMessage(c quarantine.Case) *controlv1.Case {
 			m.Observers = append(m.Observers, by.String())
 		}
 	}
+	if was, ok := h.standing.lastCut(c.Accused); ok {
+		m.Cut, m.Severed = timestamppb.New(was.At.Add(was.Took)), was.String()
+	}
 	h.appeals().show(c, m)
 	return m
 }

@@ -33,7 +33,7 @@ var (
 // Poison ends a node in order, takes its state and its TPM, and as that node sends
 // two different records with one sequence number to two peers of its region at
 // once, over the real wire. It waits until all honest nodes of the region have
-// quarantined the node, and returns in sentences what came of it. Errors wrap
+// quarantined the node and cut it off, and returns in sentences what came of it. Errors wrap
 // ErrUnknownNode, ErrNobodyHonest, ErrShutOut, ErrNotContained or link's.
 func Poison(ctx context.Context, f *Fleet, name string, step func(string)) ([]string, error) {
 	n, err := f.Node(name)
@@ -93,8 +93,12 @@ func (l *liar) poison(ctx context.Context, f *Fleet, region, others []Node, step
 		fmt.Sprintf("quarantined by %s within %d ms of the second record", names(region), took.Milliseconds()),
 		fmt.Sprintf("its links were ended: %v", reason),
 	}
+	cut, err := cutBy(ctx, l.node, region, told)
+	if err != nil {
+		return nil, err
+	}
 	elsewhere, err := l.unlisted(ctx, f, others)
-	return append(lines, elsewhere...), err
+	return append(append(lines, cut...), elsewhere...), err
 }
 
 // witnesses are the nodes that run and that nobody has taken over: those of the
@@ -141,18 +145,46 @@ func quarantinedBy(ctx context.Context, accused Node, nodes []Node, since time.T
 	return slices.Max(took), errors.Join(errs...)
 }
 
+// cutBy waits until all nodes have cut off the accused, and says how long that took and what it was.
+func cutBy(ctx context.Context, accused Node, nodes []Node, since time.Time) ([]string, error) {
+	last, lines := time.Duration(0), []string{""}
+	for _, n := range nodes {
+		for {
+			c, err := caseAt(ctx, n, accused)
+			if err == nil && c.GetCut().AsTime().After(since) {
+				last = max(last, c.Cut.AsTime().Sub(since))
+				lines = append(lines, n.Name+": "+c.Severed)
+				break
+			}
+			select {
+			case <-ctx.Done():
+				return nil, fmt.Errorf("%w: %s has not cut it off after %s", ErrNotContained, n.Name, containBy)
+			case <-time.After(lookEvery):
+			}
+		}
+	}
+	lines[0] = fmt.Sprintf("the last live connection with it ended within %d ms of the second record", last.Milliseconds())
+	return lines, nil
+}
+
 // standingAt is what a node makes of the accused; empty when it lists nothing.
 func standingAt(ctx context.Context, n, accused Node) (string, error) {
+	c, err := caseAt(ctx, n, accused)
+	return c.GetStanding(), err
+}
+
+// caseAt is a node's case against the accused; nil when it lists none.
+func caseAt(ctx context.Context, n, accused Node) (*controlv1.Case, error) {
 	r, err := Control(n).ListCases(ctx, &controlv1.ListCasesRequest{})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	for _, c := range r.Cases {
 		if c.Accused == accused.ID.String() {
-			return c.Standing, nil
+			return c, nil
 		}
 	}
-	return "", nil
+	return nil, nil
 }
 
 // unlisted says of every other region that nobody there lists the accused.

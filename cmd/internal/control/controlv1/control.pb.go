@@ -2586,6 +2586,8 @@ type Case struct {
 	Appeal           string                 `protobuf:"bytes,10,opt,name=appeal,proto3" json:"appeal,omitempty"` // of the accused, at the authority: waits for a decision
 	Appealed         *timestamppb.Timestamp `protobuf:"bytes,11,opt,name=appealed,proto3" json:"appealed,omitempty"`
 	AppealUnattested bool                   `protobuf:"varint,12,opt,name=appeal_unattested,json=appealUnattested,proto3" json:"appeal_unattested,omitempty"` // no TPM vouches for the machine that appeals
+	Cut              *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=cut,proto3" json:"cut,omitempty"`                                                    // when the last connection with it had ended here
+	Severed          string                 `protobuf:"bytes,14,opt,name=severed,proto3" json:"severed,omitempty"`                                            // what was live until then, in words
 	unknownFields    protoimpl.UnknownFields
 	sizeCache        protoimpl.SizeCache
 }
@@ -2702,6 +2704,20 @@ func (x *Case) GetAppealUnattested() bool {
 		return x.AppealUnattested
 	}
 	return false
+}
+
+func (x *Case) GetCut() *timestamppb.Timestamp {
+	if x != nil {
+		return x.Cut
+	}
+	return nil
+}
+
+func (x *Case) GetSevered() string {
+	if x != nil {
+		return x.Severed
+	}
+	return ""
 }
 
 type ShowCaseRequest struct {
@@ -6701,7 +6717,7 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x10ListCasesRequest\"u\n" +
 	"\x11ListCasesResponse\x12.\n" +
 	"\x04view\x18\x01 \x01(\v2\x1a.bailiwick.control.v1.ViewR\x04view\x120\n" +
-	"\x05cases\x18\x02 \x03(\v2\x1a.bailiwick.control.v1.CaseR\x05cases\"\x86\x03\n" +
+	"\x05cases\x18\x02 \x03(\v2\x1a.bailiwick.control.v1.CaseR\x05cases\"\xce\x03\n" +
 	"\x04Case\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
 	"\aaccused\x18\x02 \x01(\tR\aaccused\x12\x1a\n" +
@@ -6715,7 +6731,9 @@ const file_cmd_internal_control_controlv1_control_proto_rawDesc = "" +
 	"\x06appeal\x18\n" +
 	" \x01(\tR\x06appeal\x126\n" +
 	"\bappealed\x18\v \x01(\v2\x1a.google.protobuf.TimestampR\bappealed\x12+\n" +
-	"\x11appeal_unattested\x18\f \x01(\bR\x10appealUnattested\"!\n" +
+	"\x11appeal_unattested\x18\f \x01(\bR\x10appealUnattested\x12,\n" +
+	"\x03cut\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\x03cut\x12\x18\n" +
+	"\asevered\x18\x0e \x01(\tR\asevered\"!\n" +
 	"\x0fShowCaseRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x93\x02\n" +
 	"\x10ShowCaseResponse\x12.\n" +
@@ -7198,123 +7216,124 @@ var file_cmd_internal_control_controlv1_control_proto_depIdxs = []int32{
 	30,  // 45: bailiwick.control.v1.ListCasesResponse.cases:type_name -> bailiwick.control.v1.Case
 	94,  // 46: bailiwick.control.v1.Case.since:type_name -> google.protobuf.Timestamp
 	94,  // 47: bailiwick.control.v1.Case.appealed:type_name -> google.protobuf.Timestamp
-	0,   // 48: bailiwick.control.v1.ShowCaseResponse.view:type_name -> bailiwick.control.v1.View
-	30,  // 49: bailiwick.control.v1.ShowCaseResponse.case:type_name -> bailiwick.control.v1.Case
-	33,  // 50: bailiwick.control.v1.ShowCaseResponse.events:type_name -> bailiwick.control.v1.CaseEvent
-	94,  // 51: bailiwick.control.v1.CaseEvent.at:type_name -> google.protobuf.Timestamp
-	0,   // 52: bailiwick.control.v1.ReleaseResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 53: bailiwick.control.v1.AppealResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 54: bailiwick.control.v1.RollbackResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 55: bailiwick.control.v1.SegmentResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 56: bailiwick.control.v1.RevokeResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 57: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
-	50,  // 58: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
-	0,   // 59: bailiwick.control.v1.SealDecisionsResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 60: bailiwick.control.v1.ErasePayloadsResponse.view:type_name -> bailiwick.control.v1.View
-	94,  // 61: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
-	51,  // 62: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
-	91,  // 63: bailiwick.control.v1.Decision.labels:type_name -> bailiwick.control.v1.Decision.LabelsEntry
-	0,   // 64: bailiwick.control.v1.ListAttestationsResponse.view:type_name -> bailiwick.control.v1.View
-	54,  // 65: bailiwick.control.v1.ListAttestationsResponse.items:type_name -> bailiwick.control.v1.NodeAttestation
-	8,   // 66: bailiwick.control.v1.NodeAttestation.attestation:type_name -> bailiwick.control.v1.Attestation
-	92,  // 67: bailiwick.control.v1.NodeAttestation.pcrs:type_name -> bailiwick.control.v1.NodeAttestation.PcrsEntry
-	93,  // 68: bailiwick.control.v1.NodeAttestation.digests:type_name -> bailiwick.control.v1.NodeAttestation.DigestsEntry
-	94,  // 69: bailiwick.control.v1.NodeAttestation.endorsement_expires:type_name -> google.protobuf.Timestamp
-	56,  // 70: bailiwick.control.v1.NodeAttestation.checks:type_name -> bailiwick.control.v1.Check
-	0,   // 71: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
-	94,  // 72: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
-	0,   // 73: bailiwick.control.v1.ListEntriesResponse.view:type_name -> bailiwick.control.v1.View
-	61,  // 74: bailiwick.control.v1.ListEntriesResponse.items:type_name -> bailiwick.control.v1.Entry
-	94,  // 75: bailiwick.control.v1.Entry.expires:type_name -> google.protobuf.Timestamp
-	61,  // 76: bailiwick.control.v1.ApplyEntriesRequest.entries:type_name -> bailiwick.control.v1.Entry
-	0,   // 77: bailiwick.control.v1.ApplyEntriesResponse.view:type_name -> bailiwick.control.v1.View
-	64,  // 78: bailiwick.control.v1.ApplyEntriesResponse.changes:type_name -> bailiwick.control.v1.EntryChange
-	65,  // 79: bailiwick.control.v1.ApplyEntriesResponse.refusals:type_name -> bailiwick.control.v1.EntryRefusal
-	61,  // 80: bailiwick.control.v1.EntryChange.entry:type_name -> bailiwick.control.v1.Entry
-	61,  // 81: bailiwick.control.v1.EntryChange.before:type_name -> bailiwick.control.v1.Entry
-	0,   // 82: bailiwick.control.v1.DeleteEntryResponse.view:type_name -> bailiwick.control.v1.View
-	61,  // 83: bailiwick.control.v1.DeleteEntryResponse.entry:type_name -> bailiwick.control.v1.Entry
-	0,   // 84: bailiwick.control.v1.ListTrustResponse.view:type_name -> bailiwick.control.v1.View
-	70,  // 85: bailiwick.control.v1.ListTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
-	94,  // 86: bailiwick.control.v1.TrustRecord.not_before:type_name -> google.protobuf.Timestamp
-	94,  // 87: bailiwick.control.v1.TrustRecord.not_after:type_name -> google.protobuf.Timestamp
-	71,  // 88: bailiwick.control.v1.TrustRecord.roots:type_name -> bailiwick.control.v1.TrustRoot
-	94,  // 89: bailiwick.control.v1.TrustRoot.not_after:type_name -> google.protobuf.Timestamp
-	0,   // 90: bailiwick.control.v1.ExportTrustResponse.view:type_name -> bailiwick.control.v1.View
-	70,  // 91: bailiwick.control.v1.ExportTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
-	0,   // 92: bailiwick.control.v1.ImportTrustResponse.view:type_name -> bailiwick.control.v1.View
-	76,  // 93: bailiwick.control.v1.ImportTrustResponse.items:type_name -> bailiwick.control.v1.TrustImport
-	70,  // 94: bailiwick.control.v1.TrustImport.record:type_name -> bailiwick.control.v1.TrustRecord
-	0,   // 95: bailiwick.control.v1.ExportDevIDResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 96: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
-	0,   // 97: bailiwick.control.v1.ReachResponse.view:type_name -> bailiwick.control.v1.View
-	84,  // 98: bailiwick.control.v1.StartShadowRequest.levels:type_name -> bailiwick.control.v1.ShadowLevel
-	0,   // 99: bailiwick.control.v1.ShadowResponse.view:type_name -> bailiwick.control.v1.View
-	88,  // 100: bailiwick.control.v1.ShadowResponse.shadow:type_name -> bailiwick.control.v1.ShadowStatus
-	84,  // 101: bailiwick.control.v1.ShadowResponse.levels:type_name -> bailiwick.control.v1.ShadowLevel
-	94,  // 102: bailiwick.control.v1.ShadowStatus.started:type_name -> google.protobuf.Timestamp
-	94,  // 103: bailiwick.control.v1.ShadowStatus.since:type_name -> google.protobuf.Timestamp
-	2,   // 104: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
-	55,  // 105: bailiwick.control.v1.NodeAttestation.DigestsEntry.value:type_name -> bailiwick.control.v1.Digests
-	4,   // 106: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
-	28,  // 107: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
-	31,  // 108: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
-	34,  // 109: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
-	36,  // 110: bailiwick.control.v1.Control.Appeal:input_type -> bailiwick.control.v1.AppealRequest
-	38,  // 111: bailiwick.control.v1.Control.Rollback:input_type -> bailiwick.control.v1.RollbackRequest
-	40,  // 112: bailiwick.control.v1.Control.Segment:input_type -> bailiwick.control.v1.SegmentRequest
-	42,  // 113: bailiwick.control.v1.Control.Revoke:input_type -> bailiwick.control.v1.RevokeRequest
-	44,  // 114: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
-	46,  // 115: bailiwick.control.v1.Control.SealDecisions:input_type -> bailiwick.control.v1.SealDecisionsRequest
-	48,  // 116: bailiwick.control.v1.Control.ErasePayloads:input_type -> bailiwick.control.v1.ErasePayloadsRequest
-	52,  // 117: bailiwick.control.v1.Control.ListAttestations:input_type -> bailiwick.control.v1.ListAttestationsRequest
-	57,  // 118: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
-	59,  // 119: bailiwick.control.v1.Control.ListEntries:input_type -> bailiwick.control.v1.ListEntriesRequest
-	62,  // 120: bailiwick.control.v1.Control.ApplyEntries:input_type -> bailiwick.control.v1.ApplyEntriesRequest
-	66,  // 121: bailiwick.control.v1.Control.DeleteEntry:input_type -> bailiwick.control.v1.DeleteEntryRequest
-	68,  // 122: bailiwick.control.v1.Control.ListTrust:input_type -> bailiwick.control.v1.ListTrustRequest
-	72,  // 123: bailiwick.control.v1.Control.ExportTrust:input_type -> bailiwick.control.v1.ExportTrustRequest
-	74,  // 124: bailiwick.control.v1.Control.ImportTrust:input_type -> bailiwick.control.v1.ImportTrustRequest
-	17,  // 125: bailiwick.control.v1.Control.ListPolicies:input_type -> bailiwick.control.v1.ListPoliciesRequest
-	19,  // 126: bailiwick.control.v1.Control.PublishPolicy:input_type -> bailiwick.control.v1.PublishPolicyRequest
-	77,  // 127: bailiwick.control.v1.Control.ExportDevID:input_type -> bailiwick.control.v1.ExportDevIDRequest
-	81,  // 128: bailiwick.control.v1.Control.Reach:input_type -> bailiwick.control.v1.ReachRequest
-	83,  // 129: bailiwick.control.v1.Control.StartShadow:input_type -> bailiwick.control.v1.StartShadowRequest
-	85,  // 130: bailiwick.control.v1.Control.GetShadow:input_type -> bailiwick.control.v1.GetShadowRequest
-	86,  // 131: bailiwick.control.v1.Control.StopShadow:input_type -> bailiwick.control.v1.StopShadowRequest
-	79,  // 132: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
-	5,   // 133: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
-	29,  // 134: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
-	32,  // 135: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
-	35,  // 136: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
-	37,  // 137: bailiwick.control.v1.Control.Appeal:output_type -> bailiwick.control.v1.AppealResponse
-	39,  // 138: bailiwick.control.v1.Control.Rollback:output_type -> bailiwick.control.v1.RollbackResponse
-	41,  // 139: bailiwick.control.v1.Control.Segment:output_type -> bailiwick.control.v1.SegmentResponse
-	43,  // 140: bailiwick.control.v1.Control.Revoke:output_type -> bailiwick.control.v1.RevokeResponse
-	45,  // 141: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
-	47,  // 142: bailiwick.control.v1.Control.SealDecisions:output_type -> bailiwick.control.v1.SealDecisionsResponse
-	49,  // 143: bailiwick.control.v1.Control.ErasePayloads:output_type -> bailiwick.control.v1.ErasePayloadsResponse
-	53,  // 144: bailiwick.control.v1.Control.ListAttestations:output_type -> bailiwick.control.v1.ListAttestationsResponse
-	58,  // 145: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
-	60,  // 146: bailiwick.control.v1.Control.ListEntries:output_type -> bailiwick.control.v1.ListEntriesResponse
-	63,  // 147: bailiwick.control.v1.Control.ApplyEntries:output_type -> bailiwick.control.v1.ApplyEntriesResponse
-	67,  // 148: bailiwick.control.v1.Control.DeleteEntry:output_type -> bailiwick.control.v1.DeleteEntryResponse
-	69,  // 149: bailiwick.control.v1.Control.ListTrust:output_type -> bailiwick.control.v1.ListTrustResponse
-	73,  // 150: bailiwick.control.v1.Control.ExportTrust:output_type -> bailiwick.control.v1.ExportTrustResponse
-	75,  // 151: bailiwick.control.v1.Control.ImportTrust:output_type -> bailiwick.control.v1.ImportTrustResponse
-	18,  // 152: bailiwick.control.v1.Control.ListPolicies:output_type -> bailiwick.control.v1.ListPoliciesResponse
-	20,  // 153: bailiwick.control.v1.Control.PublishPolicy:output_type -> bailiwick.control.v1.PublishPolicyResponse
-	78,  // 154: bailiwick.control.v1.Control.ExportDevID:output_type -> bailiwick.control.v1.ExportDevIDResponse
-	82,  // 155: bailiwick.control.v1.Control.Reach:output_type -> bailiwick.control.v1.ReachResponse
-	87,  // 156: bailiwick.control.v1.Control.StartShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	87,  // 157: bailiwick.control.v1.Control.GetShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	87,  // 158: bailiwick.control.v1.Control.StopShadow:output_type -> bailiwick.control.v1.ShadowResponse
-	80,  // 159: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
-	133, // [133:160] is the sub-list for method output_type
-	106, // [106:133] is the sub-list for method input_type
-	106, // [106:106] is the sub-list for extension type_name
-	106, // [106:106] is the sub-list for extension extendee
-	0,   // [0:106] is the sub-list for field type_name
+	94,  // 48: bailiwick.control.v1.Case.cut:type_name -> google.protobuf.Timestamp
+	0,   // 49: bailiwick.control.v1.ShowCaseResponse.view:type_name -> bailiwick.control.v1.View
+	30,  // 50: bailiwick.control.v1.ShowCaseResponse.case:type_name -> bailiwick.control.v1.Case
+	33,  // 51: bailiwick.control.v1.ShowCaseResponse.events:type_name -> bailiwick.control.v1.CaseEvent
+	94,  // 52: bailiwick.control.v1.CaseEvent.at:type_name -> google.protobuf.Timestamp
+	0,   // 53: bailiwick.control.v1.ReleaseResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 54: bailiwick.control.v1.AppealResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 55: bailiwick.control.v1.RollbackResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 56: bailiwick.control.v1.SegmentResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 57: bailiwick.control.v1.RevokeResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 58: bailiwick.control.v1.WhyResponse.view:type_name -> bailiwick.control.v1.View
+	50,  // 59: bailiwick.control.v1.WhyResponse.decision:type_name -> bailiwick.control.v1.Decision
+	0,   // 60: bailiwick.control.v1.SealDecisionsResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 61: bailiwick.control.v1.ErasePayloadsResponse.view:type_name -> bailiwick.control.v1.View
+	94,  // 62: bailiwick.control.v1.Decision.at:type_name -> google.protobuf.Timestamp
+	51,  // 63: bailiwick.control.v1.Decision.verdicts:type_name -> bailiwick.control.v1.Verdict
+	91,  // 64: bailiwick.control.v1.Decision.labels:type_name -> bailiwick.control.v1.Decision.LabelsEntry
+	0,   // 65: bailiwick.control.v1.ListAttestationsResponse.view:type_name -> bailiwick.control.v1.View
+	54,  // 66: bailiwick.control.v1.ListAttestationsResponse.items:type_name -> bailiwick.control.v1.NodeAttestation
+	8,   // 67: bailiwick.control.v1.NodeAttestation.attestation:type_name -> bailiwick.control.v1.Attestation
+	92,  // 68: bailiwick.control.v1.NodeAttestation.pcrs:type_name -> bailiwick.control.v1.NodeAttestation.PcrsEntry
+	93,  // 69: bailiwick.control.v1.NodeAttestation.digests:type_name -> bailiwick.control.v1.NodeAttestation.DigestsEntry
+	94,  // 70: bailiwick.control.v1.NodeAttestation.endorsement_expires:type_name -> google.protobuf.Timestamp
+	56,  // 71: bailiwick.control.v1.NodeAttestation.checks:type_name -> bailiwick.control.v1.Check
+	0,   // 72: bailiwick.control.v1.AttestResponse.view:type_name -> bailiwick.control.v1.View
+	94,  // 73: bailiwick.control.v1.AttestResponse.svid_expires:type_name -> google.protobuf.Timestamp
+	0,   // 74: bailiwick.control.v1.ListEntriesResponse.view:type_name -> bailiwick.control.v1.View
+	61,  // 75: bailiwick.control.v1.ListEntriesResponse.items:type_name -> bailiwick.control.v1.Entry
+	94,  // 76: bailiwick.control.v1.Entry.expires:type_name -> google.protobuf.Timestamp
+	61,  // 77: bailiwick.control.v1.ApplyEntriesRequest.entries:type_name -> bailiwick.control.v1.Entry
+	0,   // 78: bailiwick.control.v1.ApplyEntriesResponse.view:type_name -> bailiwick.control.v1.View
+	64,  // 79: bailiwick.control.v1.ApplyEntriesResponse.changes:type_name -> bailiwick.control.v1.EntryChange
+	65,  // 80: bailiwick.control.v1.ApplyEntriesResponse.refusals:type_name -> bailiwick.control.v1.EntryRefusal
+	61,  // 81: bailiwick.control.v1.EntryChange.entry:type_name -> bailiwick.control.v1.Entry
+	61,  // 82: bailiwick.control.v1.EntryChange.before:type_name -> bailiwick.control.v1.Entry
+	0,   // 83: bailiwick.control.v1.DeleteEntryResponse.view:type_name -> bailiwick.control.v1.View
+	61,  // 84: bailiwick.control.v1.DeleteEntryResponse.entry:type_name -> bailiwick.control.v1.Entry
+	0,   // 85: bailiwick.control.v1.ListTrustResponse.view:type_name -> bailiwick.control.v1.View
+	70,  // 86: bailiwick.control.v1.ListTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
+	94,  // 87: bailiwick.control.v1.TrustRecord.not_before:type_name -> google.protobuf.Timestamp
+	94,  // 88: bailiwick.control.v1.TrustRecord.not_after:type_name -> google.protobuf.Timestamp
+	71,  // 89: bailiwick.control.v1.TrustRecord.roots:type_name -> bailiwick.control.v1.TrustRoot
+	94,  // 90: bailiwick.control.v1.TrustRoot.not_after:type_name -> google.protobuf.Timestamp
+	0,   // 91: bailiwick.control.v1.ExportTrustResponse.view:type_name -> bailiwick.control.v1.View
+	70,  // 92: bailiwick.control.v1.ExportTrustResponse.items:type_name -> bailiwick.control.v1.TrustRecord
+	0,   // 93: bailiwick.control.v1.ImportTrustResponse.view:type_name -> bailiwick.control.v1.View
+	76,  // 94: bailiwick.control.v1.ImportTrustResponse.items:type_name -> bailiwick.control.v1.TrustImport
+	70,  // 95: bailiwick.control.v1.TrustImport.record:type_name -> bailiwick.control.v1.TrustRecord
+	0,   // 96: bailiwick.control.v1.ExportDevIDResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 97: bailiwick.control.v1.PartitionResponse.view:type_name -> bailiwick.control.v1.View
+	0,   // 98: bailiwick.control.v1.ReachResponse.view:type_name -> bailiwick.control.v1.View
+	84,  // 99: bailiwick.control.v1.StartShadowRequest.levels:type_name -> bailiwick.control.v1.ShadowLevel
+	0,   // 100: bailiwick.control.v1.ShadowResponse.view:type_name -> bailiwick.control.v1.View
+	88,  // 101: bailiwick.control.v1.ShadowResponse.shadow:type_name -> bailiwick.control.v1.ShadowStatus
+	84,  // 102: bailiwick.control.v1.ShadowResponse.levels:type_name -> bailiwick.control.v1.ShadowLevel
+	94,  // 103: bailiwick.control.v1.ShadowStatus.started:type_name -> google.protobuf.Timestamp
+	94,  // 104: bailiwick.control.v1.ShadowStatus.since:type_name -> google.protobuf.Timestamp
+	2,   // 105: bailiwick.control.v1.Debt.RegionsEntry.value:type_name -> bailiwick.control.v1.RegionDebt
+	55,  // 106: bailiwick.control.v1.NodeAttestation.DigestsEntry.value:type_name -> bailiwick.control.v1.Digests
+	4,   // 107: bailiwick.control.v1.Control.Status:input_type -> bailiwick.control.v1.StatusRequest
+	28,  // 108: bailiwick.control.v1.Control.ListCases:input_type -> bailiwick.control.v1.ListCasesRequest
+	31,  // 109: bailiwick.control.v1.Control.ShowCase:input_type -> bailiwick.control.v1.ShowCaseRequest
+	34,  // 110: bailiwick.control.v1.Control.Release:input_type -> bailiwick.control.v1.ReleaseRequest
+	36,  // 111: bailiwick.control.v1.Control.Appeal:input_type -> bailiwick.control.v1.AppealRequest
+	38,  // 112: bailiwick.control.v1.Control.Rollback:input_type -> bailiwick.control.v1.RollbackRequest
+	40,  // 113: bailiwick.control.v1.Control.Segment:input_type -> bailiwick.control.v1.SegmentRequest
+	42,  // 114: bailiwick.control.v1.Control.Revoke:input_type -> bailiwick.control.v1.RevokeRequest
+	44,  // 115: bailiwick.control.v1.Control.Why:input_type -> bailiwick.control.v1.WhyRequest
+	46,  // 116: bailiwick.control.v1.Control.SealDecisions:input_type -> bailiwick.control.v1.SealDecisionsRequest
+	48,  // 117: bailiwick.control.v1.Control.ErasePayloads:input_type -> bailiwick.control.v1.ErasePayloadsRequest
+	52,  // 118: bailiwick.control.v1.Control.ListAttestations:input_type -> bailiwick.control.v1.ListAttestationsRequest
+	57,  // 119: bailiwick.control.v1.Control.Attest:input_type -> bailiwick.control.v1.AttestRequest
+	59,  // 120: bailiwick.control.v1.Control.ListEntries:input_type -> bailiwick.control.v1.ListEntriesRequest
+	62,  // 121: bailiwick.control.v1.Control.ApplyEntries:input_type -> bailiwick.control.v1.ApplyEntriesRequest
+	66,  // 122: bailiwick.control.v1.Control.DeleteEntry:input_type -> bailiwick.control.v1.DeleteEntryRequest
+	68,  // 123: bailiwick.control.v1.Control.ListTrust:input_type -> bailiwick.control.v1.ListTrustRequest
+	72,  // 124: bailiwick.control.v1.Control.ExportTrust:input_type -> bailiwick.control.v1.ExportTrustRequest
+	74,  // 125: bailiwick.control.v1.Control.ImportTrust:input_type -> bailiwick.control.v1.ImportTrustRequest
+	17,  // 126: bailiwick.control.v1.Control.ListPolicies:input_type -> bailiwick.control.v1.ListPoliciesRequest
+	19,  // 127: bailiwick.control.v1.Control.PublishPolicy:input_type -> bailiwick.control.v1.PublishPolicyRequest
+	77,  // 128: bailiwick.control.v1.Control.ExportDevID:input_type -> bailiwick.control.v1.ExportDevIDRequest
+	81,  // 129: bailiwick.control.v1.Control.Reach:input_type -> bailiwick.control.v1.ReachRequest
+	83,  // 130: bailiwick.control.v1.Control.StartShadow:input_type -> bailiwick.control.v1.StartShadowRequest
+	85,  // 131: bailiwick.control.v1.Control.GetShadow:input_type -> bailiwick.control.v1.GetShadowRequest
+	86,  // 132: bailiwick.control.v1.Control.StopShadow:input_type -> bailiwick.control.v1.StopShadowRequest
+	79,  // 133: bailiwick.control.v1.Control.Partition:input_type -> bailiwick.control.v1.PartitionRequest
+	5,   // 134: bailiwick.control.v1.Control.Status:output_type -> bailiwick.control.v1.StatusResponse
+	29,  // 135: bailiwick.control.v1.Control.ListCases:output_type -> bailiwick.control.v1.ListCasesResponse
+	32,  // 136: bailiwick.control.v1.Control.ShowCase:output_type -> bailiwick.control.v1.ShowCaseResponse
+	35,  // 137: bailiwick.control.v1.Control.Release:output_type -> bailiwick.control.v1.ReleaseResponse
+	37,  // 138: bailiwick.control.v1.Control.Appeal:output_type -> bailiwick.control.v1.AppealResponse
+	39,  // 139: bailiwick.control.v1.Control.Rollback:output_type -> bailiwick.control.v1.RollbackResponse
+	41,  // 140: bailiwick.control.v1.Control.Segment:output_type -> bailiwick.control.v1.SegmentResponse
+	43,  // 141: bailiwick.control.v1.Control.Revoke:output_type -> bailiwick.control.v1.RevokeResponse
+	45,  // 142: bailiwick.control.v1.Control.Why:output_type -> bailiwick.control.v1.WhyResponse
+	47,  // 143: bailiwick.control.v1.Control.SealDecisions:output_type -> bailiwick.control.v1.SealDecisionsResponse
+	49,  // 144: bailiwick.control.v1.Control.ErasePayloads:output_type -> bailiwick.control.v1.ErasePayloadsResponse
+	53,  // 145: bailiwick.control.v1.Control.ListAttestations:output_type -> bailiwick.control.v1.ListAttestationsResponse
+	58,  // 146: bailiwick.control.v1.Control.Attest:output_type -> bailiwick.control.v1.AttestResponse
+	60,  // 147: bailiwick.control.v1.Control.ListEntries:output_type -> bailiwick.control.v1.ListEntriesResponse
+	63,  // 148: bailiwick.control.v1.Control.ApplyEntries:output_type -> bailiwick.control.v1.ApplyEntriesResponse
+	67,  // 149: bailiwick.control.v1.Control.DeleteEntry:output_type -> bailiwick.control.v1.DeleteEntryResponse
+	69,  // 150: bailiwick.control.v1.Control.ListTrust:output_type -> bailiwick.control.v1.ListTrustResponse
+	73,  // 151: bailiwick.control.v1.Control.ExportTrust:output_type -> bailiwick.control.v1.ExportTrustResponse
+	75,  // 152: bailiwick.control.v1.Control.ImportTrust:output_type -> bailiwick.control.v1.ImportTrustResponse
+	18,  // 153: bailiwick.control.v1.Control.ListPolicies:output_type -> bailiwick.control.v1.ListPoliciesResponse
+	20,  // 154: bailiwick.control.v1.Control.PublishPolicy:output_type -> bailiwick.control.v1.PublishPolicyResponse
+	78,  // 155: bailiwick.control.v1.Control.ExportDevID:output_type -> bailiwick.control.v1.ExportDevIDResponse
+	82,  // 156: bailiwick.control.v1.Control.Reach:output_type -> bailiwick.control.v1.ReachResponse
+	87,  // 157: bailiwick.control.v1.Control.StartShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	87,  // 158: bailiwick.control.v1.Control.GetShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	87,  // 159: bailiwick.control.v1.Control.StopShadow:output_type -> bailiwick.control.v1.ShadowResponse
+	80,  // 160: bailiwick.control.v1.Control.Partition:output_type -> bailiwick.control.v1.PartitionResponse
+	134, // [134:161] is the sub-list for method output_type
+	107, // [107:134] is the sub-list for method input_type
+	107, // [107:107] is the sub-list for extension type_name
+	107, // [107:107] is the sub-list for extension extendee
+	0,   // [0:107] is the sub-list for field type_name
 }
 
 func init() { file_cmd_internal_control_controlv1_control_proto_init() }
