@@ -19,6 +19,7 @@ const (
 	crossAge   = 30 * time.Second // nor, while other feeds come, if nothing of this one does
 	crossRanks = 3                // as many are tried in turn before the others
 	crossIdle  = 4                // so much less who is first by chance waits for the near to fall silent
+	crossFirst = 3                // and so much more before they bring any of it: what comes first stands in a queue
 	crossShare = 16               // who brings less than this part of what the link takes holds nobody up
 
 	tellCrossed = 8 // the near hear how far a feed has come so often in the time that they leave it to others
@@ -66,7 +67,8 @@ func (p *peer) step() time.Duration {
 
 // turn is when this node may fetch a feed itself from a far peer of such a step: so much later than
 // when the feed moved, and than the near brought any. Who is first among some who do not see each other
-// waits less for that: a line that falls silent is idle, and has to be taken up again at once.
+// waits less for that: a line that falls silent is idle, and has to be taken up again at once. But as long as
+// nothing of a feed has come, the first of what another asked for may still stand in the line's queue.
 func (x *crossings) turn(c *crossing, step time.Duration) time.Time {
 	wait := float64(min(c.rank, crossRanks))
 	if c.brought {
@@ -76,7 +78,11 @@ func (x *crossings) turn(c *crossing, step time.Duration) time.Time {
 	if wait == 0 {
 		silence /= crossIdle
 	}
-	turn := c.moved.Add(time.Duration((wait + c.chance) * float64(step)))
+	first := wait + c.chance
+	if wait == 0 && !c.brought {
+		first *= crossFirst
+	}
+	turn := c.moved.Add(time.Duration(first * float64(step)))
 	if silence > 0 && x.news.After(c.moved) {
 		news := x.news
 		if last := c.moved.Add(crossAge); last.Before(news) {

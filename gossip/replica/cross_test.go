@@ -22,9 +22,9 @@ func TestTurn(t *testing.T) {
 	}{
 		{"first", crossing{}, 0, 0},
 		{"first, while others come", crossing{}, time.Minute, 0},
-		{"first among some who do not see each other", crossing{chance: 0.5}, 0, step / 2},
+		{"first among some who do not see each other", crossing{chance: 0.5}, 0, crossFirst * step / 2},
 		{"the same, while others come", crossing{chance: 0.5}, time.Second, time.Second + step/2/crossIdle},
-		{"the same, and others came just then", crossing{chance: 0.5}, time.Millisecond, step / 2},
+		{"the same, and others came just then", crossing{chance: 0.5}, time.Millisecond, crossFirst * step / 2},
 		{"the same, and others come without an end", crossing{chance: 0.5}, time.Hour, crossAge + step/2/crossIdle},
 		{"the same, and a near peer has brought some", crossing{chance: 0.5, brought: true}, time.Second, time.Second + step*3/2},
 		{"third", crossing{rank: 2}, 0, 2 * step},

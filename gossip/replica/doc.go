@@ -159,7 +159,8 @@
 // with which all that differed has come since it attached; all others are far. Where there
 // are near ones, a feed of which a far one has more is left to those of them that a hash of
 // feed and name puts before this node: each of the first three for a step. Chance adds a
-// part of one where several are first that do not see each other. Who fetches a feed
+// part of one where several are first that do not see each other, three times that until
+// near ones have brought any of the feed. Who fetches a feed
 // announces how far it is twice a step, and near peers are asked before far ones. The
 // wait begins anew with all that near ones bring of any such feed, a quarter of it for who is
 // first by chance: else the line lies idle between them. But if nothing of this one
