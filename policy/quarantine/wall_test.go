@@ -87,3 +87,56 @@ func TestSacrificesBuyTimeForSessionsOnly(t *testing.T) {
 		t.Errorf("the authority's word waits for no cap: %s", e)
 	}
 }
+
+// A policy comes by which no machine is sound, so everybody accuses everybody. Whatever the
+// thresholds: sessions of no more than the cap are cut in any 10 minutes, nobody else is frozen or
+// refused credentials, and with the policy that mends it all are well again.
+func TestPolicyThatNoMachineSatisfies(t *testing.T) {
+	for _, budget := range []int{0, maxCharges} {
+		s := NewSet(td, plainChecks())
+		s.Use(Thresholds{Budget: budget, Quorum: 51})
+		members := fleet(30)
+		s.Enrol(members)
+		roster := Roster{Attested: len(members)} // 3 without a proof
+		accuseAll := func(at time.Time) {
+			for i, by := range members {
+				for j := range maxCharges { // all that a node may keep up
+					of := members[(i+j+1)%len(members)].ID
+					if j < maxCharges/2 {
+						of = members[j].ID // the same for all, so that there are quorums
+					}
+					if of != by.ID {
+						accuse(t, s, at, by.ID, accusation(t, of, at))
+					}
+				}
+			}
+		}
+		accuseAll(t0)
+		for minute := range 10 {
+			at := t0.Add(time.Duration(minute) * time.Minute)
+			if minute == 5 {
+				accuseAll(at) // they keep it up
+			}
+			cut := 0
+			for _, m := range members {
+				e := s.Effects(m.ID, at, roster)
+				if e.CutSessions {
+					cut++
+				} else if e.FreezeFeed || e.RefuseIssue || e.RefuseRelay {
+					t.Fatalf("%s, beyond the cap: %s", m.ID, e)
+				}
+			}
+			if cut == 0 || cut > 3 || budget > 3 && cut < 3 {
+				t.Fatalf("minute %d: %d of %d are cut", minute, cut, len(members))
+			}
+		}
+		if kept := len(s.Capped(t0.Add(5*time.Minute), roster)); (kept > 0) != (budget > 3) {
+			t.Errorf("with a say about %d, sessions of %d are kept by the cap", s.Thresholds().Budget, kept)
+		}
+		for _, m := range members {
+			if e := s.Effects(m.ID, t0.Add(5*time.Minute+AccusationTerm), roster); e != (Effects{}) {
+				t.Errorf("%s, when nobody accuses any more: %s", m.ID, e)
+			}
+		}
+	}
+}
