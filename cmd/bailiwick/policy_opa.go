@@ -50,7 +50,7 @@ func (p *publication) writeOPA(dir string) error {
 }
 
 // aboutOPA is what a bundle says of itself beside what OPA knows: its delegation tells, and without one
-// the packages of the folder and the tree around it.
+// the packages of the folder and the tree around it, which may leave the scope open.
 func (p *publication) aboutOPA(dir string, key *ecdsa.PrivateKey) (about opabundle.About, err error) {
 	about.Version = max(p.version, 1)
 	if about.Level, err = workbench.LevelOf(dir); err != nil {
@@ -72,14 +72,12 @@ func (p *publication) aboutOPA(dir string, key *ecdsa.PrivateKey) (about opabund
 		about.Scope = of.Scope
 	case about.Level == policy.Global:
 		about.Scope = bundle.ScopeMesh
-	default:
+	case about.Level == policy.Regional:
 		tree, err := workbench.Open(dir)
 		if err != nil {
 			return about, err
 		}
-		if about.Scope = tree.Plan.TrustDomain; about.Scope == "" || about.Level != policy.Regional {
-			return about, &usageError{fmt.Errorf("for which scope is %s? --delegation FILE is required; for regional policy %s beside it may name trust_domain instead", dir, workbench.PlanFile)}
-		}
+		about.Scope = tree.Plan.TrustDomain
 	}
 	return about, nil
 }

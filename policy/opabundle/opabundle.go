@@ -60,7 +60,7 @@ var ErrBundle = errors.New("not an OPA bundle that can be imported")
 // About is what bailiwick knows of a policy and OPA does not.
 type About struct {
 	Level   string            `json:"level"`
-	Scope   string            `json:"scope"`
+	Scope   string            `json:"scope,omitempty"` // empty: whoever publishes it says for which
 	Version uint64            `json:"version"`
 	Schemas map[string]string `json:"schemas,omitempty"`
 }
@@ -78,7 +78,7 @@ func Write(c bundle.Content, about About, key *ecdsa.PrivateKey) ([]byte, error)
 	}
 	roots := []string{""}
 	b := opa.Bundle{Data: data, Manifest: opa.Manifest{
-		Revision: fmt.Sprintf("%s %s version %d", about.Level, about.Scope, about.Version), Roots: &roots, Metadata: metadata,
+		Revision: fmt.Sprintf("%s version %d", strings.TrimSpace(about.Level+" "+about.Scope), about.Version), Roots: &roots, Metadata: metadata,
 	}}
 	b.SetRegoVersion(ast.RegoV1)
 	for _, path := range slices.Sorted(maps.Keys(c.Modules)) {
