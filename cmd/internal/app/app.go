@@ -18,24 +18,30 @@
 //	app, open                          the node: its fields, what runs, the steps of building
 //	(packages machine and enrolling)   what the machine is; what this node was issued, and its epoch
 //	(package governing)                policy: what is held and in force, rolled out, or compared
+//	identity                           a node's own, opened by commands while the node is stopped
 //	verifier, system                   epoch certificates of all regions; clock and service manager
 //	quoting, evidence, appraise,       proving this machine again and again; judging others
 //	appraisals, attestation
-//	roles, lease, region               the authority on this node; how long without it; summaries
+//	roles, lease, region, conflicts    the authority on this node; how long without it; summaries; two of its
+//	                                     objects with one version
 //	issuing, news                      the issuer on this node (package issuing), and how it tells nodes of news
 //	reach                              who can reach what
 //	rules, reload                      trust and other files, at the start and later
 //	travelling, reverts, generations,  policy: how it comes and goes on; what follows when the engine goes back;
 //	rollout_nodes                        what is in force on other nodes, and what they say of staged records
-//	state, records, directory          what peers' state means here
-//	admit, residency                   what of it may become visible, and where it may be
-//	peering, membership, datapath      links, hints, workload traffic
-//	standing, thresholds               who is shut out, and by which numbers
+//	state, records, directory, shared  what peers' state means here; what all owners together give one name
+//	admit, residency, debts            what of it may become visible, and where it may be; what is owed
+//	peering, membership, overlay,      links and hints; the cuts of dev fleets; streams of a session, and of
+//	partition, sessions, pair, datapath  which two belong together; workload traffic
+//	standing, thresholds, accusing,    who is shut out, by which numbers, on whose word; what is cut then, and
+//	severed                              how soon
+//	appeals, rollback, segments,       the way back; and what of a node's state counts meanwhile
+//	suspect
 //	trails, witnesses, custody,        the trail; having it cosigned, and cosigning others'; copies
-//	collector                            of others'; a copy for a log collector (package shipping)
+//	collector, erasing                   of others'; a copy for a log collector (package shipping)
 //	local                              the Workload API
-//	neighbours                         ext_authz and AuthZEN
-//	memory                             what work needs, and a node at rest does not
+//	neighbours, refusals               ext_authz and AuthZEN; what of their questions is refused unasked
+//	memory, metrics                    what work needs, and a node at rest does not; what is counted
 //	admin                              who may make which call of the local API
 //	control*, state_api, status        the local API
 package app
