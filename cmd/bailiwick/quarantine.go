@@ -119,7 +119,7 @@ func happened(got []*controlv1.ShowCaseResponse) [][]string {
 func quarantineShowCommand(o *options) *cobra.Command {
 	return &cobra.Command{
 		Use:   "show ID",
-		Short: "One case: what was signed, which rule it broke, who saw it when and what was cut; verified again on the spot",
+		Short: "One case: what was signed, which rule that broke, who saw it when, what was cut",
 		Args:  cobra.ExactArgs(1),
 		RunE:  func(_ *cobra.Command, args []string) error { return quarantineShow(o, args[0]) },
 	}
