@@ -300,6 +300,11 @@ func (n *fleetNode) shows(key string) bool {
 // spread writes at one node and returns how long it takes until all others show it.
 func (f *fleet) spread(from *fleetNode, nodes []*fleetNode, name string) time.Duration {
 	f.t.Helper()
+	return f.spreadWithin(10*time.Second, from, nodes, name)
+}
+
+func (f *fleet) spreadWithin(limit time.Duration, from *fleetNode, nodes []*fleetNode, name string) time.Duration {
+	f.t.Helper()
 	value, err := statement.Marshal(serviceRecord{Workload: "spiffe://east.dev.example/workload/w"})
 	if err != nil {
 		f.t.Fatal(err)
@@ -307,7 +312,7 @@ func (f *fleet) spread(from *fleetNode, nodes []*fleetNode, name string) time.Du
 	began := time.Now()
 	from.put(f.t, feed.KindService, name, value)
 	key := feed.KeyOf(from.id, feed.KindService, name)
-	for time.Since(began) < 10*time.Second {
+	for time.Since(began) < limit {
 		synctest.Wait()
 		if !slices.ContainsFunc(nodes, func(n *fleetNode) bool { return !n.shows(key) }) {
 			return time.Since(began)
