@@ -16,6 +16,24 @@ import (
 // errReason is for every decision of an authority: its why is signed with it.
 var errReason = errors.New("--reason TEXT is required: it is signed with the decision, at most 256 bytes")
 
+// decide asks the one node that was named for a decision of its authority, which needs a reason.
+func decide[Q, R any](ctx context.Context, o *options, reason string, req *Q, call func(target, context.Context, *Q) (*R, error)) (*R, error) {
+	if reason == "" {
+		return nil, &usageError{errReason}
+	}
+	t, err := o.one()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	r, err := call(t, ctx, req)
+	if err != nil {
+		return nil, t.reached(err)
+	}
+	return r, nil
+}
+
 func quarantineRevokeCommand(o *options) *cobra.Command {
 	var req controlv1.RevokeRequest
 	c := &cobra.Command{
@@ -28,19 +46,10 @@ credentials, and no release ever ends that. The machine can be enrolled under an
   bailiwick quarantine revoke spiffe://east.example.org/node/edge-7 --reason "stolen with the truck"`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if req.Reason == "" {
-				return &usageError{errReason}
-			}
-			t, err := o.one()
+			req.Id = args[0]
+			r, err := decide(cmd.Context(), o, req.Reason, &req, target.Revoke)
 			if err != nil {
 				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
-			defer cancel()
-			req.Id = args[0]
-			r, err := t.Revoke(ctx, &req)
-			if err != nil {
-				return t.reached(err)
 			}
 			return output.Write(o.out, o.format, decided(r.View, args[0], r.Standing), func(w io.Writer) {
 				fmt.Fprintf(w, "%s: standing is now %s, signed by the authority at %s\n", r.Id, r.Standing, shortID(r.View.ViewOf))

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -27,22 +26,13 @@ written. There is no way forward again but that the node writes anew.`,
   bailiwick quarantine rollback spiffe://east.example.org/node/edge-7 --to 40 --reason "a bad push"`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			switch {
-			case req.Reason == "":
-				return &usageError{errReason}
-			case !cmd.Flags().Changed("to"):
+			if req.Reason != "" && !cmd.Flags().Changed("to") { // decide tells of a reason that is missing
 				return &usageError{errors.New("--to SEQ is required: the last record that is to count, 0 for none of the epoch")}
 			}
-			t, err := o.one()
+			req.Origin = args[0]
+			r, err := decide(cmd.Context(), o, req.Reason, &req, target.Rollback)
 			if err != nil {
 				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
-			defer cancel()
-			req.Origin = args[0]
-			r, err := t.Rollback(ctx, &req)
-			if err != nil {
-				return t.reached(err)
 			}
 			doc := document(r.View)
 			item, _ := json.Marshal(map[string]any{"origin": r.Origin, "epoch": r.Epoch, "to": req.To}) // of plain values: cannot fail

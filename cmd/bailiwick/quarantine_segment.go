@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -31,19 +30,10 @@ this is an operator's word.`,
   bailiwick quarantine segment spiffe://east.example.org/node/edge-7 x-route --lift --reason "version 12 writes good ones"`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if req.Reason == "" {
-				return &usageError{errReason}
-			}
-			t, err := o.one()
+			req.Origin, req.Prefix = args[0], args[1]
+			r, err := decide(cmd.Context(), o, req.Reason, &req, target.Segment)
 			if err != nil {
 				return err
-			}
-			ctx, cancel := context.WithTimeout(cmd.Context(), callTimeout)
-			defer cancel()
-			req.Origin, req.Prefix = args[0], args[1]
-			r, err := t.Segment(ctx, &req)
-			if err != nil {
-				return t.reached(err)
 			}
 			doc := document(r.View)
 			item, _ := json.Marshal(map[string]any{"origin": r.Origin, "kept_out": append([]string{}, r.Prefixes...)}) // of strings: cannot fail
