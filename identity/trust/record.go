@@ -48,9 +48,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
 	"github.com/bailiwick-mesh/bailiwick/attest/statement"
 	"github.com/bailiwick-mesh/bailiwick/identity/epoch"
-	"github.com/spiffe/go-spiffe/v2/spiffeid"
 )
 
 // MaxSize is the largest trust record, with all its signatures, in bytes.

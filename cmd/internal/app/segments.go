@@ -22,7 +22,7 @@ const segmentBucket = "quarantine/segments"
 // keptOut is which parts of the state of this region's nodes its authority keeps out. They are kept
 // on disk: what was refused before a restart must not come in before the authority is heard again.
 type keptOut struct {
-	mu sync.RWMutex // guards of, for map work only
+	mu sync.RWMutex // guards of
 	of map[spiffeid.ID]authority.Segments
 }
 
